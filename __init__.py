@@ -1,0 +1,42 @@
+"""Purimetry: how adversarial purifiers compress image space, and the robust accuracy that this predicts.
+
+The public face: names are imported from where they are defined when they are first used, so that importing the
+package, and the command line's `--help`, stay quick.
+"""
+
+from importlib import import_module
+
+_HOME = {
+    "compression.attacks.pgd": ("pgd", "converged_pgd"),
+    "compression.attacks.search": ("attack_images",),
+    "compression.batches": ("over_images",),
+    "compression.checks": ("check_images", "check_labels", "check_budget", "check_classifier", "check_purifier"),
+    "compression.data": ("Dataset", "digits"),
+    "compression.jacobian": ("jacobian", "rms_rate", "rms_rate_hutchinson"),
+    "compression.losses": ("cross_entropy", "defended", "margin", "margins"),
+    "compression.networks.convnet": ("ConvNet",),
+    "compression.networks.pure": ("Network", "pure"),
+    "compression.networks.unet": ("UNet",),
+    "compression.prediction": ("equivalent_budget", "first_order_margin", "short_attack"),
+    "compression.purifiers.diffusion": ("diffusion",),
+    "compression.purifiers.identity": ("identity",),
+    "compression.randomness": ("configuration", "configurations"),
+    "compression.rates": ("adversarial_rate", "compression_rate", "expected_rates"),
+    "compression.records": ("Measurement", "read_records"),
+    "compression.samplers": ("ddim", "ddpm", "reverse_only"),
+    "compression.schedules": ("Schedule", "cosine", "linear", "respaced"),
+    "compression.survival": ("fit_zero_inflated_gaussian", "kaplan_meier", "minimum_perturbations"),
+    "experiments.models": ("trained",),
+}
+_MODULE = {name: module for module, names in _HOME.items() for name in names}
+__all__ = sorted(_MODULE)
+
+
+def __getattr__(name: str):
+    if name not in _MODULE:
+        raise AttributeError(f"purimetry has no {name!r}; its public names are {', '.join(__all__)}")
+    return getattr(import_module(f".{_MODULE[name]}", __name__), name)
+
+
+def __dir__():
+    return __all__

@@ -1,0 +1,106 @@
+"""Attack many images: compiled in short segments, so that an image leaves the batch as soon as it is broken."""
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..batches import SHARD, over_images
+from ..checks import check_budget, check_images, check_labels
+from ..losses import Criterion, defended, margin
+from ..types import AttackResult, Classifier, Purifier
+from . import iterative, linf
+
+SEGMENT = 5
+"""Steps in one compiled call; between calls broken images are dropped."""
+
+
+def attack_images(
+    attack: Callable[..., iterative.Iterative],
+    classifier: Classifier,
+    purifier: Purifier,
+    images,
+    labels,
+    keys,
+    eps,
+    criterion: Criterion = margin,
+    size: int = SHARD,
+    on_segment: Callable[[float, int], None] = lambda done, active: None,
+) -> AttackResult:
+    """Attack "classifier after purifier" at each image, with full gradients and xi_attack = xi_test = keys.
+
+    attack: constructor of an `Iterative` from eps, for example `partial(pgd, steps=40)`.
+    images: [n, height, width, channel] in [0, 1]; labels: [n]; keys: [n], each image's xi.
+    eps: budget in pixel units, in (0, 1], one number or one an image. A sweep over it does not recompile.
+    on_segment: told the fraction done and the number of images still unbroken.
+
+    What the attack returns is clipped to the budget and judged again by a forward pass alone: `broken_at`
+    is -1 unless that input is really misclassified. Arrays are NumPy, with images along the first axis.
+    """
+    check_images(images)
+    check_labels(labels, len(images), jax.eval_shape(classifier, jnp.asarray(images[0])).shape[0])
+    check_budget(eps)
+    if len(keys) != len(images):
+        raise ValueError(f"keys must be one an image, {len(images)}, got {len(keys)}; use randomness.configurations")
+    rows = (jnp.asarray(images), jnp.asarray(labels), keys, jnp.broadcast_to(jnp.asarray(eps, jnp.float32), len(images)))
+
+    def apply(function, which, *more):
+        some = jax.tree.map(lambda a: a[which], rows)
+        return over_images(function, (classifier, purifier), *some, *more, size=size, name="attack")
+
+    search = apply(partial(_clean, attack, criterion), np.arange(len(images)))
+    settings, done = attack(0.0), 0
+    total = settings.restarts * settings.steps
+    for restart in range(settings.restarts):
+        which = np.flatnonzero(search.broken_at < 0)
+        if len(which):
+            _put(search, which, apply(partial(_restart, attack, criterion), which, _take(search, which),
+                                      np.full(len(which), restart)))
+        for step in range(0, settings.steps, SEGMENT):
+            which = np.flatnonzero(search.broken_at < 0)
+            length = min(SEGMENT, settings.steps - step)
+            if len(which):
+                segment = partial(_segment, attack, criterion, length)
+                _put(search, which, apply(segment, which, _take(search, which)))
+            done += length
+            on_segment(done / total, len(which))
+        which = np.flatnonzero(search.broken_at < 0)
+        if len(which):
+            _put(search, which, apply(partial(_last, attack, criterion), which, _take(search, which)))
+    best, judged = apply(partial(_verify, attack, criterion), np.arange(len(images)), search.best)
+    return AttackResult(best, judged, np.where(judged >= 0, search.broken_at, -1), search.gradients)
+
+
+def _take(search, which):
+    return jax.tree.map(lambda a: a[which], search)
+
+
+def _put(search, which, part):
+    for whole, new in zip(jax.tree.leaves(search), jax.tree.leaves(part), strict=True):
+        whole[which] = new
+
+
+def _clean(attack, criterion, classifier, purifier, x, label, key, eps):
+    return iterative.unbroken(attack(eps), defended(classifier, purifier, label, criterion), x, key)
+
+
+def _restart(attack, criterion, classifier, purifier, x, label, key, eps, search, restart):
+    return iterative.begin(attack(eps), search, x, key, restart)
+
+
+def _segment(attack, criterion, length, classifier, purifier, x, label, key, eps, search):
+    loss = defended(classifier, purifier, label, criterion)
+    step = lambda s, _: (iterative.advance(attack(eps), loss, s, x, key), None)
+    return jax.lax.scan(step, search, length=length)[0]
+
+
+def _last(attack, criterion, classifier, purifier, x, label, key, eps, search):
+    loss = defended(classifier, purifier, label, criterion)
+    return iterative.judge(search, search.iterate, loss(search.iterate, key))
+
+
+def _verify(attack, criterion, classifier, purifier, x, label, key, eps, best):
+    best = linf.project(best, x, eps)
+    return best, defended(classifier, purifier, label, criterion)(best, key).margin

@@ -1,0 +1,78 @@
+"""From one image to many: the one place where `vmap`, sharding and padding are decided.
+
+Every measurement is a function of one image. `over_images` compiles it once for a shard of fixed size and
+feeds it shard by shard, padding the last, so that neither the number of images nor their grouping changes
+the compiled program, and with it the result.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .callables import as_pytree
+
+SHARD = 64
+"""Images in one compiled call."""
+
+
+def over_images(function: Callable, shared: tuple, *rows: Any, size: int = SHARD, name: str = "result") -> Any:
+    """Apply `function(*shared, *row)` to each image's row and stack the results as NumPy arrays.
+
+    function: of one image, pure. `functools.partial` of a module-level function is recognised when it is made
+        anew, so it may be written in place.
+    shared: pytrees that are the same for all images (purifier, classifier); inputs of the program, not constants.
+    rows: pytrees of arrays or keys with the images along the first axis, all of one length n >= 1.
+
+    Raises FloatingPointError with the index of the first image whose result is not finite.
+
+    >>> over_images(lambda scale, x: scale * x, (2.0,), jnp.arange(3.0)).tolist()
+    [0.0, 2.0, 4.0]
+    """
+    lengths = {leaf.shape[0] for leaf in jax.tree.leaves(rows)}
+    if len(lengths) != 1 or 0 in lengths:
+        raise ValueError(f"rows must share one length >= 1, got lengths {sorted(lengths)}; pass at least one image")
+    (n,) = lengths
+    shared = tuple(as_pytree(argument) if callable(argument) else argument for argument in shared)
+    results = []
+    for start in range(0, n, size):
+        kept = jnp.minimum(jnp.arange(start, start + size), n - 1)
+        shard = _over_shard(_static(function), shared, jax.tree.map(lambda leaf: jnp.asarray(leaf)[kept], rows))
+        results.append(jax.tree.map(lambda leaf: np.array(leaf[: n - start]), shard))
+    result = jax.tree.map(lambda *leaves: np.concatenate(leaves), *results)
+    require_finite(result, name)
+    return result
+
+
+def require_finite(result: Any, name: str = "result") -> None:
+    """Raise FloatingPointError, naming the first image, unless all of a batched result is finite."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(result):
+        if not np.issubdtype(np.asarray(leaf).dtype, np.floating):
+            continue
+        bad = ~np.isfinite(np.asarray(leaf)).reshape(len(leaf), -1).all(1)
+        if bad.any():
+            raise FloatingPointError(
+                f"{name}{jax.tree_util.keystr(path)} is not finite for image {int(bad.argmax())} "
+                f"({int(bad.sum())} of {len(leaf)} images); check the purifier at this image and its weights"
+            )
+
+
+class _Static(NamedTuple):
+    function: Callable
+    positional: tuple
+    keywords: tuple
+
+
+def _static(function: Callable) -> _Static:
+    if isinstance(function, partial):
+        return _Static(function.func, function.args, tuple(sorted(function.keywords.items())))
+    return _Static(function, (), ())
+
+
+@partial(jax.jit, static_argnames="function")
+def _over_shard(function: _Static, shared, rows):
+    apply = partial(function.function, *function.positional, **dict(function.keywords))
+    return jax.vmap(lambda row: apply(*shared, *row))(rows)

@@ -1,0 +1,72 @@
+"""Checks of what comes in, before anything is compiled: what was expected, what came, what to do."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .types import Classifier, Purifier
+
+
+def check_images(images) -> None:
+    """Raise unless `images` is a non-empty, finite, floating [n, height, width, channel] in [0, 1]."""
+    images = np.asarray(images)
+    if not np.issubdtype(images.dtype, np.floating):
+        raise TypeError(f"images must be floating point in [0, 1], got {images.dtype}; divide integer pixels by 255")
+    if images.ndim != 4:
+        raise ValueError(f"images must be [n, height, width, channel], got shape {images.shape}; for one, use x[None]")
+    if len(images) == 0:
+        raise ValueError(f"images must hold at least one image, got shape {images.shape}; check the subset")
+    bad = ~np.isfinite(images).reshape(len(images), -1).all(1)
+    if bad.any():
+        raise ValueError(f"images must be finite, image {int(bad.argmax())} is not; remove or repair it")
+    low, high = float(images.min()), float(images.max())
+    if low < 0 or high > 1:
+        raise ValueError(f"images must lie in [0, 1], got [{low:g}, {high:g}]; rescale them (pixels / 255, or (x + 1) / 2)")
+
+
+def check_labels(labels, n: int, classes: int | None = None) -> None:
+    """Raise unless `labels` are n whole numbers in 0..classes-1."""
+    labels = np.asarray(labels)
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise TypeError(f"labels must be integers, got {labels.dtype}; use class indices")
+    if labels.shape != (n,):
+        raise ValueError(f"labels must have shape ({n},), one an image, got {labels.shape}")
+    if labels.min() < 0 or (classes is not None and labels.max() >= classes):
+        top = "" if classes is None else f"..{classes - 1}"
+        raise ValueError(f"labels must lie in 0{top}, got {labels.min()}..{labels.max()}; check their numbering")
+
+
+def check_budget(eps) -> None:
+    """Raise unless eps, in pixel units, one number or one an image, is in (0, 1]."""
+    if not ((np.asarray(eps) > 0) & (np.asarray(eps) <= 1)).all():
+        raise ValueError(f"eps is a budget in pixel units in (0, 1], got {eps}; 8/255 is 0.0314")
+
+
+def check_classifier(classifier: Classifier, images) -> int:
+    """Raise unless the classifier gives finite logits, not probabilities; return its number of classes."""
+    logits = np.asarray(jax.vmap(classifier)(jnp.asarray(images)))
+    if logits.ndim != 2 or logits.shape[1] < 2:
+        raise ValueError(f"a classifier maps one image to a vector of logits, got shape {logits.shape[1:]} an image")
+    if not np.isfinite(logits).all():
+        raise FloatingPointError("the classifier gives non-finite logits; check its weights and normalisation")
+    if (logits >= 0).all() and np.allclose(logits.sum(1), 1, atol=1e-4):
+        raise ValueError(
+            "the classifier returns probabilities (non-negative, summing to 1), expected logits; "
+            "remove its softmax, for attacks' gradients vanish behind it"
+        )
+    return logits.shape[1]
+
+
+def check_purifier(purifier: Purifier, images, keys) -> None:
+    """Raise unless the purifier keeps shape and range, and gives the same output twice at the same key."""
+    once, twice = (np.asarray(jax.vmap(purifier)(jnp.asarray(images), keys)) for _ in range(2))
+    if once.shape != np.shape(images):
+        raise ValueError(f"a purifier must keep the image's shape {np.shape(images)[1:]}, got {once.shape[1:]}")
+    if not np.array_equal(once, twice, equal_nan=True):
+        raise ValueError(
+            "the purifier is random although its key is fixed; draw all its noise from the key it is given"
+        )
+    if not np.isfinite(once).all():
+        raise FloatingPointError("the purifier gives non-finite pixels; check its weights, schedule and t*")
+    if once.min() < 0 or once.max() > 1:
+        raise ValueError(f"a purifier must return pixels in [0, 1], got [{once.min():g}, {once.max():g}]; clip them")

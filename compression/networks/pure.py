@@ -1,0 +1,36 @@
+"""A Flax module split once into a pure, callable pytree."""
+
+from dataclasses import dataclass, field
+
+import jax
+from flax import nnx
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Network:
+    """A network as a function whose weights are pytree leaves, so compiled programs take it as an argument.
+
+    graph: the architecture, static.
+    state: the weights.
+
+    >>> import jax.numpy as jnp
+    >>> network = pure(nnx.Linear(2, 3, rngs=nnx.Rngs(0)))
+    >>> network(jnp.ones(2)).shape
+    (3,)
+    """
+
+    graph: nnx.GraphDef = field(metadata={"static": True})
+    state: nnx.State
+
+    def __call__(self, *inputs):
+        return nnx.merge(self.graph, self.state)(*inputs)
+
+    def with_state(self, state) -> "Network":
+        """The same architecture with other weights."""
+        return Network(self.graph, state)
+
+
+def pure(module: nnx.Module) -> Network:
+    """Split a module into its architecture and weights."""
+    return Network(*nnx.split(module))

@@ -1,0 +1,36 @@
+"""Diffusion purification (DiffPure and its variants): noise, then denoise, with fixed randomness."""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+from jax.tree_util import Partial
+
+from .. import randomness, samplers
+from ..callables import as_pytree
+from ..types import Image, Key, NoisePredictor, Purifier
+
+
+def diffusion(
+    noise_predictor: NoisePredictor, steps: samplers.Steps, step_key: Callable = randomness.step_key
+) -> Purifier:
+    """The purifier x -> clip(f_xi(x)) of a diffusion model (compression_paper Eqs. 2-4).
+
+    noise_predictor: network of (x_t in [-1, 1], time).
+    steps: a sampler at one t*, for example `samplers.ddpm(schedule, 10)`; t* = 0 gives the identity.
+    step_key: how a step's noise derives from xi; `randomness.paper_step_key` for the paper's hash.
+
+    Takes and returns pixels in [0, 1]; the change to [-1, 1] is inside, and what leaves [0, 1] is clipped.
+
+    >>> import jax, jax.numpy as jnp, purimetry as pm
+    >>> steps = pm.ddpm(pm.respaced(pm.linear(), 100), t_star=5)
+    >>> purifier = pm.diffusion(lambda x_t, t: 0 * x_t, steps)
+    >>> purifier(jnp.full((8, 8, 1), 0.5), pm.configuration(seed=0, index=0)).shape
+    (8, 8, 1)
+    """
+    return Partial(_purify, as_pytree(noise_predictor), steps, Partial(step_key))
+
+
+def _purify(noise_predictor, steps, step_key, x: Image, key: Key) -> Image:
+    if len(steps.t) == 0:
+        return x
+    return jnp.clip((samplers.run(steps, noise_predictor, 2 * x - 1, key, step_key) + 1) / 2, 0, 1)

@@ -1,0 +1,80 @@
+"""Compression rates: how much a purifier with fixed randomness shrinks a perturbation (compression_paper Sec. 5.1)."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from .losses import margin
+from .randomness import PROBE, step_key
+from .types import Budget, Classifier, Image, Key, Label, Purifier, Scalar
+
+
+class Estimate(NamedTuple):
+    """A Monte Carlo mean with its standard error."""
+
+    mean: Float[Array, "..."]
+    se: Float[Array, "..."]
+
+
+class Rates(NamedTuple):
+    """Expected compression rates of one image: in l2, as in the paper, and l_inf to l_inf, the attack's norm."""
+
+    l2: Estimate
+    linf: Estimate
+
+
+def compression_rate(purifier: Purifier, x: Image, perturbation: Image, key: Key, order: float = 2) -> Scalar:
+    """||f_xi(x + eta) - f_xi(x)|| / ||eta|| for one perturbation eta, in the l_order norm (Eq. 9).
+
+    >>> import jax, jax.numpy as jnp
+    >>> halve = lambda x, key: x / 2
+    >>> float(compression_rate(halve, jnp.ones((2, 2, 1)), jnp.full((2, 2, 1), 0.1), jax.random.key(0)).round(4))
+    0.5
+    """
+    size = lambda v: jnp.linalg.norm(v.ravel(), order)
+    return size(purifier(x + perturbation, key) - purifier(x, key)) / size(perturbation)
+
+
+def uniform_perturbations(x: Image, eps: Budget, key: Key, draws: int) -> Float[Array, "draws height width channel"]:
+    """Noise of the attack's size, uniform in [-eps, eps] in every pixel (App. D), apart from the purifier's own."""
+    return jax.random.uniform(step_key(key, PROBE, 0), (draws, *x.shape), x.dtype, -eps, eps)
+
+
+def expected_rates(purifier: Purifier, x: Image, key: Key, eps: Budget, *, draws: int = 32) -> Rates:
+    """Mean compression rate over `draws` >= 2 uniform perturbations of size eps (Eq. 10 as App. D estimates it).
+
+    x + eta may leave [0, 1] by at most eps: the rate is a local property of f_xi at x.
+
+    >>> import jax, jax.numpy as jnp
+    >>> rates = expected_rates(lambda x, key: x / 2, jnp.ones((2, 2, 1)), jax.random.key(0), 0.1)
+    >>> round(float(rates.l2.mean), 4), float(rates.l2.se) < 1e-6
+    (0.5, True)
+    """
+    if draws < 2:
+        raise ValueError(f"a standard error needs at least 2 draws, got {draws}; raise draws")
+    perturbations = uniform_perturbations(x, eps, key, draws)
+    moved = (jax.vmap(lambda eta: purifier(x + eta, key))(perturbations) - purifier(x, key)).reshape(draws, -1)
+    original = perturbations.reshape(draws, -1)
+    return Rates(*(_estimate(_norms(moved, order) / _norms(original, order)) for order in (2, jnp.inf)))
+
+
+def adversarial_rate(purifier: Purifier, classifier: Classifier, x: Image, label: Label, key: Key) -> Scalar:
+    """The rate along the direction that matters: ||J_f^T g||_1 / ||g||_1 (ours).
+
+    g is the gradient of the classifier's margin at the anchor f_xi(x). Under an l_inf budget eps at the input,
+    the margin moves by eps ||J_f^T g||_1 to first order, and by eps' ||g||_1 under a budget eps' at the anchor,
+    so this ratio is the rate at which f_xi turns one budget into the other. One vector-Jacobian product.
+    """
+    anchor, pull = jax.vjp(lambda x: purifier(x, key), x)
+    gradient = jax.grad(lambda a: margin(classifier(a), label))(anchor)
+    return jnp.abs(pull(gradient)[0]).sum() / jnp.abs(gradient).sum()
+
+
+def _norms(rows, order):
+    return jnp.linalg.norm(rows, order, axis=1)
+
+
+def _estimate(values: Float[Array, "draws"]) -> Estimate:
+    return Estimate(values.mean(), values.std(ddof=1) / values.shape[0] ** 0.5)

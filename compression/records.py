@@ -1,0 +1,213 @@
+"""Records: what a run leaves on disk, written so that a killed run loses at most the shard in progress.
+
+An output folder belongs to one configuration (`run.json`). Each experiment has a folder with
+
+    shards/NAME.npz   arrays of one finished piece of work, with their SHA-256 inside
+    records.jsonl     one `Measurement` a line
+
+and beside them lies `cost.jsonl`, the seconds each shard took. All files but the last are written to a
+temporary file, flushed and renamed, and depend only on the configuration: a resumed run ends with the same bytes.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+VERSION = 1
+"""Version of the record format; raised when a reader of the old one would misread the new one."""
+
+Arrays = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One measured number with its uncertainty and everything that determines it.
+
+    experiment, quantity, unit: what was measured. value: the number; n: images (or draws) behind it.
+    se: standard error, None only for a number that is not an estimate.
+    at: coordinates, such as {"sampler": "ddpm", "t_star": 10, "eps": 0.1}.
+    run: configuration, seed, versions, device, data fingerprint and weights' SHA-256.
+    """
+
+    experiment: str
+    quantity: str
+    value: float
+    se: float | None
+    n: int
+    unit: str
+    at: dict = field(default_factory=dict)
+    run: dict = field(default_factory=dict)
+
+
+class RecordError(ValueError):
+    """A folder or file of records that cannot be used as it is."""
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write a file so that it has either its old content or the whole new one, whenever the process dies.
+
+    Raises RecordError, with what to do, when the folder cannot be written or the disk is full.
+    """
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except OSError as error:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+        raise RecordError(
+            f"cannot write {path}: {error.strerror}; make room or choose a writable folder and run the same "
+            "command again, finished shards are kept"
+        ) from error
+
+
+def digest(arrays: Arrays) -> str:
+    """SHA-256 over named arrays with their dtypes and shapes."""
+    sha = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        sha.update(repr((name, array.dtype.str, array.shape)).encode())
+        sha.update(np.ascontiguousarray(array).tobytes())
+    return sha.hexdigest()
+
+
+def save_arrays(path: Path, arrays: Arrays) -> None:
+    """Write arrays as .npz with their SHA-256 inside, atomically."""
+    arrays = {name: np.asarray(array) for name, array in arrays.items()}
+    with tempfile.SpooledTemporaryFile(max_size=2**28) as buffer:
+        np.savez(buffer, sha256=np.array(digest(arrays)), **arrays)
+        buffer.seek(0)
+        write_atomic(path, buffer.read())
+
+
+def load_arrays(path: Path) -> Arrays:
+    """Read arrays written by `save_arrays`; RecordError if the file does not parse or match its SHA-256."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        expected = str(arrays.pop("sha256"))
+    except Exception as error:  # zipfile, NumPy and zlib each raise their own kinds on damaged bytes
+        raise RecordError(f"{path} is truncated or damaged ({type(error).__name__}); it can be recomputed") from error
+    if digest(arrays) != expected:
+        raise RecordError(f"{path} does not match its checksum; it can be recomputed")
+    return arrays
+
+
+class Folder:
+    """An output folder that belongs to one configuration.
+
+    path: created if missing. configuration: JSON-like; the same one resumes, another one is refused.
+
+    Raises RecordError if the folder holds files of something else, records of another version or another
+    configuration, or cannot be written.
+    """
+
+    def __init__(self, path: Path, configuration: dict):
+        self.path = Path(path)
+        content = json.dumps({"version": VERSION, "configuration": configuration}, indent=1, sort_keys=True)
+        manifest = self.path / "run.json"
+        if manifest.exists():
+            found = read_manifest(self.path)["configuration"]
+            wanted = json.loads(content)["configuration"]
+            if found != wanted:
+                changed = sorted(k for k in found.keys() | wanted.keys() if found.get(k) != wanted.get(k))
+                raise RecordError(
+                    f"{self.path} holds a run with other settings ({', '.join(changed)}); "
+                    "choose another folder with --out, or remove this one"
+                )
+        elif self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise RecordError(f"{self.path} exists and is not a run of purimetry; choose another folder with --out")
+        else:
+            write_atomic(manifest, content.encode())
+
+    def shard(self, experiment: str, name: str, compute: Callable[[], Arrays]) -> Arrays:
+        """The arrays of one piece of work: read if it is finished, else computed and written.
+
+        A shard that is damaged is computed again, with a warning.
+        """
+        path = self.path / experiment / "shards" / f"{name}.npz"
+        if path.exists():
+            try:
+                return load_arrays(path)
+            except RecordError as error:
+                warnings.warn(f"{error}: computing it again", stacklevel=2)
+        start = time.perf_counter()
+        arrays = {key: np.asarray(array) for key, array in compute().items()}
+        seconds = time.perf_counter() - start
+        save_arrays(path, arrays)
+        with open(self.path / "cost.jsonl", "a") as file:
+            file.write(json.dumps({"experiment": experiment, "shard": name, "seconds": round(seconds, 2)}) + "\n")
+        return arrays
+
+    def write(self, experiment: str, measurements: Iterable[Measurement]) -> list[Measurement]:
+        """Write an experiment's records and return them."""
+        measurements = list(measurements)
+        lines = [json.dumps({"version": VERSION, **asdict(m)}, sort_keys=True) for m in measurements]
+        write_atomic(self.path / experiment / "records.jsonl", ("\n".join(lines) + "\n").encode())
+        return measurements
+
+
+def read_manifest(folder: Path) -> dict:
+    """The version and configuration of a run; RecordError unless `folder` holds one of this version."""
+    try:
+        manifest = json.loads((Path(folder) / "run.json").read_text())
+        version = manifest["version"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RecordError(f"{folder} is not a run of purimetry (no readable run.json); give the folder of a run") from error
+    if version != VERSION:
+        raise RecordError(
+            f"{folder} has records of version {version}, this purimetry reads version {VERSION}; "
+            "use the purimetry that wrote them, or run again into another folder"
+        )
+    return manifest
+
+
+def read_records(folder: Path, experiment: str | None = None) -> list[Measurement]:
+    """All measurements of a run, or those of one experiment.
+
+    Raises RecordError for a folder without a run, records of another version, or a line that does not parse.
+    """
+    read_manifest(folder)
+    pattern = "*" if experiment is None else experiment
+    measurements = []
+    for path in sorted(Path(folder).glob(f"{pattern}/records.jsonl")):
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            try:
+                row = json.loads(line)
+                version = row.pop("version")
+                measurement = Measurement(**row)
+            except (ValueError, KeyError, TypeError) as error:
+                raise RecordError(f"{path} line {number} is not a record; run the experiment again") from error
+            if version != VERSION:
+                raise RecordError(f"{path} line {number} is of version {version}, expected {VERSION}; run it again")
+            measurements.append(measurement)
+    return measurements
+
+
+def read_shards(folder: Path, experiment: str) -> dict[str, Arrays]:
+    """The arrays of every finished shard of an experiment, by name."""
+    return {p.stem: load_arrays(p) for p in sorted((Path(folder) / experiment / "shards").glob("*.npz"))}
+
+
+def read_costs(folder: Path) -> dict[str, float]:
+    """Seconds of computation by experiment, over all sittings of a run."""
+    costs: dict[str, float] = {}
+    path = Path(folder) / "cost.jsonl"
+    for line in path.read_text().splitlines() if path.exists() else []:
+        row = json.loads(line) if line.endswith("}") else None
+        if row is not None:
+            costs[row["experiment"]] = costs.get(row["experiment"], 0.0) + row["seconds"]
+    return costs

@@ -1,0 +1,136 @@
+"""Diffusion samplers: one affine step per algorithm, and the scan that drives any of them.
+
+Every sampler here is x <- A_t x + B_t eps(x, t) + C_t z. The coefficients are arrays, inputs of the compiled
+program, so all samplers of one t* share a compilation. States are in the diffusion's own range [-1, 1].
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from . import randomness
+from .schedules import Schedule
+from .types import Image, Key, NoisePredictor
+
+
+class Steps(NamedTuple):
+    """A sampler at one t*: its coefficients for the forward pass (t = 1..t*) and the reverse one (t = t*..1).
+
+    forward_state, forward_noise: x_t = forward_state x_{t-1} + forward_noise eps_t (Eq. 3).
+    state, prediction, noise: x_{t-1} = state x_t + prediction eps(x_t, t) + noise z_t (Eq. 4), in order of use.
+    t, time: the step's number and what the noise predictor is told, in order of use.
+    """
+
+    forward_state: Float[Array, "t_star"]
+    forward_noise: Float[Array, "t_star"]
+    state: Float[Array, "t_star"]
+    prediction: Float[Array, "t_star"]
+    noise: Float[Array, "t_star"]
+    t: Int[Array, "t_star"]
+    time: Float[Array, "t_star"]
+
+
+def posterior_sigma(schedule: Schedule) -> np.ndarray:
+    """sigma_t of the reverse step from the posterior q(x_{t-1} | x_t, x_0): Ho et al.'s lower choice, [T]."""
+    ab = schedule.alpha_bar
+    return np.sqrt((1 - schedule.alpha) * (1 - ab[:-1]) / (1 - ab[1:]))
+
+
+def beta_sigma(schedule: Schedule) -> np.ndarray:
+    """sigma_t = sqrt(beta_t), Ho et al.'s upper choice, [T]; the last step (t = 1) draws no noise."""
+    return np.sqrt(1 - schedule.alpha) * (np.arange(schedule.steps) > 0)
+
+
+def ddpm(schedule: Schedule, t_star: int | float, sigma: Callable[[Schedule], np.ndarray] = posterior_sigma) -> Steps:
+    """Forward to t*, then the stochastic reverse process (Eqs. 3, 4).
+
+    t_star: 0..T steps of `schedule`; 0 is the identity.
+
+    >>> from purimetry.compression.schedules import linear
+    >>> ddpm(linear(), 10).state.shape
+    (10,)
+    """
+    a, ab = schedule.alpha, schedule.alpha_bar[1:]
+    return _steps(schedule, t_star, np.sqrt(a), np.sqrt(1 - a),
+                  1 / np.sqrt(a), -(1 - a) / np.sqrt(a * (1 - ab)), sigma(schedule))
+
+
+def reverse_only(
+    schedule: Schedule, t_star: int | float, sigma: Callable[[Schedule], np.ndarray] = posterior_sigma
+) -> Steps:
+    """DDPM without the forward pass: the image itself is taken for x_{t*} (compression_paper App. D)."""
+    steps = ddpm(schedule, t_star, sigma)
+    return steps._replace(
+        forward_state=jnp.ones_like(steps.forward_state), forward_noise=jnp.zeros_like(steps.forward_noise)
+    )
+
+
+def ddim(schedule: Schedule, t_star: int | float) -> Steps:
+    """Forward to t*, then the deterministic reverse process (Song et al. 2020a, eta = 0)."""
+    a, ab, before = schedule.alpha, schedule.alpha_bar[1:], schedule.alpha_bar[:-1]
+    state = np.sqrt(before / ab)
+    return _steps(schedule, t_star, np.sqrt(a), np.sqrt(1 - a),
+                  state, np.sqrt(1 - before) - state * np.sqrt(1 - ab), 0 * a)
+
+
+SAMPLERS: dict[str, Callable[[Schedule, int], Steps]] = {"ddpm": ddpm, "reverse": reverse_only, "ddim": ddim}
+"""The paper's three samplers (Table 2) by name."""
+
+
+def _steps(schedule, t_star, forward_state, forward_noise, state, prediction, noise) -> Steps:
+    if not 0 <= t_star <= schedule.steps:
+        raise ValueError(
+            f"t_star counts steps of the schedule, 0..{schedule.steps}, got {t_star}; "
+            "for a fraction of the process multiply it by the number of steps"
+        )
+    if int(t_star) != t_star:
+        raise ValueError(f"t_star must be a whole number of steps, got {t_star}; multiply a fraction by T")
+    ascending, descending = slice(0, int(t_star)), slice(int(t_star) - 1, None, -1) if t_star else slice(0, 0)
+    f32 = lambda values, order: jnp.asarray(values[order], jnp.float32)
+    return Steps(
+        f32(forward_state, ascending), f32(forward_noise, ascending),
+        f32(state, descending), f32(prediction, descending), f32(noise, descending),
+        jnp.arange(1, schedule.steps + 1, dtype=jnp.int32)[descending], f32(schedule.time[1:], descending),
+    )
+
+
+def diffuse(steps: Steps, x: Image, xi: Key, step_key: Callable = randomness.step_key) -> Image:
+    """The forward process from x_0 to x_{t*} step by step with the noise of xi (Eq. 3)."""
+
+    def step(x, coefficients):
+        state, noise, t = coefficients
+        return state * x + noise * randomness.normal(step_key(xi, randomness.FORWARD, t), x), None
+
+    return jax.lax.scan(step, x, (steps.forward_state, steps.forward_noise, steps.t[::-1]))[0]
+
+
+def denoise(
+    steps: Steps, noise_predictor: NoisePredictor, x: Image, xi: Key, step_key: Callable = randomness.step_key
+) -> tuple[Image, Float[Array, "t_star height width channel"]]:
+    """The reverse process from x_{t*} to x_0 with the noise of xi (Eq. 4), and all its states in order.
+
+    One `jax.checkpoint` per step: a gradient stores one state per step and recomputes the network's interior.
+    """
+
+    @jax.checkpoint
+    def step(x, c):
+        z = randomness.normal(step_key(xi, randomness.REVERSE, c.t), x)
+        x = c.state * x + c.prediction * noise_predictor(x, c.time) + c.noise * z
+        return x, x
+
+    return jax.lax.scan(step, x, steps)
+
+
+def run(
+    steps: Steps, noise_predictor: NoisePredictor, x: Image, xi: Key, step_key: Callable = randomness.step_key
+) -> Image:
+    """Forward to t*, then back: the purification map f_xi in the diffusion's range.
+
+    Differentiable in x through every step. Under float64 inputs the whole map is float64.
+    """
+    cast = jax.tree.map(lambda c: c.astype(x.dtype) if jnp.issubdtype(c.dtype, jnp.floating) else c, steps)
+    return denoise(cast, noise_predictor, diffuse(cast, x, xi, step_key), xi, step_key)[0]

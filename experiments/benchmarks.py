@@ -1,0 +1,274 @@
+"""How fast we are, against the same networks with the same weights in PyTorch, measured in the same run.
+
+Command: purimetry run benchmarks (needs the `peers` extra)
+Time: about 2 minutes on 2 cores of an AMD EPYC.
+Expect: EXPECTED
+
+PyTorch runs eagerly in float32, in its default layout, channels-last, and in bfloat16 (which gives up precision).
+Before anything is timed, the networks' outputs and the whole purification must agree to 1e-4. Every number is the
+median over repeats in which ours and the peers take turns, so that a busy machine slows both.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+from flax import nnx
+
+from ..compression import randomness, samplers, schedules
+from ..compression.data import digits
+from ..compression.losses import margin
+from ..compression.networks.convnet import ConvNet
+from ..compression.networks.convolution import convolve
+from ..compression.networks.pure import Network, pure
+from ..compression.networks.unet import UNet
+from ..compression.purifiers.diffusion import diffusion
+from . import benchmarks_torch as twins
+
+TOLERANCE = 1e-4
+LAYOUTS = ("PyTorch", "PyTorch channels-last", "PyTorch bfloat16")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """The sizes of one benchmark."""
+
+    channels: tuple[int, ...] = (16, 32)
+    """Width of each level of both networks."""
+    t_star: int = 10
+    """Purification steps, of the linear schedule respaced to 100."""
+    images: int = 200
+    """Digits in each measurement."""
+    eps: float = 0.1
+    """Size of the rate's perturbations, and the limit of the search for minimum ones, in pixel units."""
+    search_steps: int = 50
+    """Gradients of the search for minimum perturbations."""
+    repeats: int = 7
+    """Paired repeats."""
+
+
+def run(setting: Setting = Setting()) -> list[dict]:
+    """Time everything: rows of name, ours_seconds, peer, peer_seconds and ratio, above 1 where we are faster."""
+    case = Case(setting)
+    case.check()
+    tasks = {
+        "purification": (case.purification, case.purification_torch),
+        "attack gradient": (case.attack_gradient, case.attack_gradient_torch),
+        "rates": (case.rates, case.rates_torch),
+        "minimum perturbations": (case.search, case.search_torch),
+    }
+    rows = []
+    for name, (ours, theirs) in tasks.items():
+        rows += _race(f"{name}, {setting.images} images", ours, {p: partial(theirs, p) for p in LAYOUTS}, setting.repeats)
+    return rows + _convolutions(setting)
+
+
+def memory(setting: Setting = Setting()) -> list[dict]:
+    """What one attack gradient of all images holds: rows of name, ours_mib, peer, peer_mib and ratio.
+
+    Ours is all that the compiled program allocates for itself, PyTorch's only what autograd saves for its backward
+    pass, so the comparison favours PyTorch.
+    """
+    case = Case(setting)
+    compiled = _attack_gradient.lower(case.purifier, case.classifier, case.x, case.keys, case.labels).compile()
+    ours = compiled.memory_analysis().temp_size_in_bytes / 2**20
+    rows = []
+    for peer in LAYOUTS:
+        _, _, x = case.torch[peer]
+        theirs = twins.saved_bytes(case.defended_margin(peer), x) / 2**20
+        rows.append({"name": f"attack gradient, {setting.images} images", "ours_mib": ours, "peer": peer,
+                     "peer_mib": theirs, "ratio": theirs / ours})
+    return rows
+
+
+class Case:
+    """Both networks with weights that are not near zero, their twins in each layout, and the digits."""
+
+    def __init__(self, setting: Setting):
+        self.setting = setting
+        self.x = jnp.asarray(digits().test_images[: setting.images])
+        self.keys = randomness.configurations(0, np.arange(setting.images))
+        self.unet = _shaken(UNet(1, setting.channels, rngs=nnx.Rngs(0)), 1)
+        self.classifier = _shaken(ConvNet(self.x.shape[1:], 10, setting.channels, rngs=nnx.Rngs(2)), 3)
+        self.labels = _vmapped(self.classifier, self.x).argmax(1)  # so that no image is misclassified to begin with
+        self.steps = samplers.ddpm(schedules.respaced(schedules.linear(), 100), setting.t_star)
+        self.purifier = diffusion(self.unet, self.steps)
+        self.coefficients = {name: np.asarray(c).tolist() for name, c in self.steps._asdict().items()}
+        self.labels_torch = torch.tensor(np.asarray(self.labels, np.int64))
+        self.torch = {peer: self._twins(peer) for peer in LAYOUTS}
+
+    def _twins(self, peer: str):
+        layout = torch.contiguous_format if peer == "PyTorch" else torch.channels_last
+        dtype = torch.bfloat16 if "bfloat16" in peer else torch.float32
+        networks = (twin(nnx.merge(ours.graph, ours.state)).requires_grad_(False)
+                    for twin, ours in ((twins.UNet, self.unet), (twins.ConvNet, self.classifier)))
+        unet, classifier = (network.to(dtype=dtype, memory_format=layout) for network in networks)
+        return unet, classifier, twins.tensor_images(self.x).to(dtype=dtype, memory_format=layout)
+
+    def check(self) -> None:
+        """Raise unless networks and purification agree with their twins to 1e-4."""
+        unet, classifier, x = self.torch["PyTorch"]
+        noises = iter(map(twins.tensor_images, self._noises()))
+        t = self.coefficients["time"][0]
+        with torch.no_grad():
+            pairs = {
+                "noise predictor": (_vmapped(self.unet, self.x, jnp.float32(t)), _channels_last(unet(x, t))),
+                "classifier": (_vmapped(self.classifier, self.x), classifier(x).numpy()),
+                "purification": (self.purification(), _channels_last(
+                    twins.purify(unet, self.coefficients, x, lambda _: next(noises)))),
+            }
+        for name, (ours, theirs) in pairs.items():
+            error = float(np.abs(np.asarray(ours) - theirs).max())
+            if error > TOLERANCE:
+                raise AssertionError(f"{name}: ours and PyTorch's differ by {error:.1e}, expected {TOLERANCE:.0e}; "
+                                     "times of different functions say nothing")
+
+    def _noises(self):
+        """Our noise in PyTorch's order: eps_1..eps_t*, then z_t*..z_1."""
+        up = range(1, self.setting.t_star + 1)
+        order = [(randomness.FORWARD, t) for t in up] + [(randomness.REVERSE, t) for t in reversed(up)]
+        draw = lambda key, x, direction, t: randomness.normal(randomness.step_key(key, direction, t), x)
+        return [jax.vmap(partial(draw, direction=direction, t=t))(self.keys, self.x) for direction, t in order]
+
+    def purification(self):
+        return _purification(self.purifier, self.x, self.keys)
+
+    def purification_torch(self, peer: str):
+        unet, _, x = self.torch[peer]
+        with torch.no_grad():
+            return twins.purify(unet, self.coefficients, x)
+
+    def attack_gradient(self):
+        return _attack_gradient(self.purifier, self.classifier, self.x, self.keys, self.labels)
+
+    def defended_margin(self, peer: str) -> Callable:
+        unet, classifier, _ = self.torch[peer]
+        return lambda x: twins.margin(classifier(twins.purify(unet, self.coefficients, x)), self.labels_torch)
+
+    def attack_gradient_torch(self, peer: str):
+        return twins.input_gradient(self.defended_margin(peer), self.torch[peer][2])
+
+    def rates(self):
+        return _rates(self.purifier, self.x, self.keys, self.setting.eps)
+
+    def rates_torch(self, peer: str):
+        """Anchor and perturbed image in one batch; PyTorch repeats the noise by drawing half of it."""
+        unet, _, x = self.torch[peer]
+        eta = self.setting.eps * (2 * torch.rand_like(x) - 1)
+        same = lambda both: torch.randn_like(both[: len(x)]).repeat(2, 1, 1, 1)
+        with torch.no_grad():
+            anchor, moved = twins.purify(unet, self.coefficients, torch.cat([x, x + eta]), same).chunk(2)
+        return (moved - anchor).flatten(1).norm(dim=1) / eta.flatten(1).norm(dim=1)
+
+    def search(self):
+        return _search(self.classifier, self.x, self.labels, self.setting.eps, self.setting.search_steps)
+
+    def search_torch(self, peer: str):
+        _, classifier, x = self.torch[peer]
+        broken, steps = torch.full((len(x),), -1), self.setting.search_steps
+        for k in range(steps):
+            gradient, value = twins.input_gradient(lambda x: twins.margin(classifier(x), self.labels_torch), x)
+            broken = torch.where((broken < 0) & (value >= 0), k, broken)
+            x = (x + self.setting.eps / steps * gradient.sign()).clamp(0, 1)
+        return broken
+
+
+@jax.jit
+def _purification(purifier, x, keys):
+    return jax.vmap(purifier)(x, keys)
+
+
+@jax.jit
+def _attack_gradient(purifier, classifier, x, keys, labels):
+    loss = lambda x, key, label: margin(classifier(purifier(x, key)), label)
+    return jax.vmap(jax.grad(loss))(x, keys, labels)
+
+
+@jax.jit
+def _rates(purifier, x, keys, eps):
+    def rate(x, key):
+        eta = jax.random.uniform(randomness.step_key(key, randomness.PROBE, 0), x.shape, x.dtype, -eps, eps)
+        anchor, moved = jax.vmap(purifier, (0, None))(jnp.stack([x, x + eta]), key)
+        return jnp.linalg.norm(moved - anchor) / jnp.linalg.norm(eta)
+
+    return jax.vmap(rate)(x, keys)
+
+
+@partial(jax.jit, static_argnames="steps")
+def _search(classifier, x, labels, eps, steps):
+    """Walk up the margin in equal signed steps; the first step at which each image is misclassified, -1 for none."""
+
+    def first_broken(x, label):
+        def step(state, k):
+            x, broken = state
+            value, gradient = jax.value_and_grad(lambda x: margin(classifier(x), label))(x)
+            broken = jnp.where((broken < 0) & (value >= 0), k, broken)
+            return (jnp.clip(x + eps / steps * jnp.sign(gradient), 0, 1), broken), None
+
+        return jax.lax.scan(step, (x, jnp.int32(-1)), jnp.arange(steps))[0][1]
+
+    return jax.vmap(first_broken)(x, labels)
+
+
+@jax.jit
+def _vmapped(network, x, *shared):
+    return jax.vmap(lambda x: network(x, *shared))(x)
+
+
+def _convolutions(setting: Setting) -> list[dict]:
+    """Why `compression/networks/convolution.py` exists: ten convolutions in a scan, their gradient, 128 images."""
+    x = jax.random.normal(jax.random.key(0), (128, 8, 8, 32))
+    kernel = jax.random.normal(jax.random.key(1), (3, 3, 32, 32)) / 17
+    each = partial(jax.vmap, in_axes=(0, None))
+    ours = partial(_scan_gradient, each(convolve))
+    peers = {"lax": partial(_scan_gradient, each(_lax_convolution)), "native batch": partial(_scan_gradient, convolve)}
+    race = {peer: partial(function, x, kernel) for peer, function in peers.items()}
+    return _race("gradient of ten convolutions in a scan, vmap of one image", partial(ours, x, kernel), race,
+                 setting.repeats)
+
+
+def _lax_convolution(x, kernel):
+    return jax.lax.conv_general_dilated(x[None], kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))[0]
+
+
+@partial(jax.jit, static_argnums=0)
+def _scan_gradient(convolution, x, kernel):
+    step = jax.checkpoint(lambda x, _: (jnp.tanh(convolution(x, kernel)), None))
+    return jax.grad(lambda x: jnp.sum(jax.lax.scan(step, x, length=10)[0] ** 2))(x)
+
+
+def _shaken(module, seed: int) -> Network:
+    """Our networks start near zero, where any two agree; noise on every weight makes the comparison count."""
+    network = pure(module)
+    leaves, tree = jax.tree.flatten(network.state)
+    keys = jax.random.split(jax.random.key(seed), len(leaves))
+    moved = [leaf + 0.1 * jax.random.normal(key, leaf.shape) for leaf, key in zip(leaves, keys, strict=True)]
+    return network.with_state(jax.tree.unflatten(tree, moved))
+
+
+def _channels_last(x: torch.Tensor) -> np.ndarray:
+    return x.permute(0, 2, 3, 1).numpy()
+
+
+def _race(name: str, ours: Callable, peers: dict[str, Callable], repeats: int) -> list[dict]:
+    """Median seconds of ours and of each peer over repeats in which they take turns, after one call to warm up."""
+    runners = {"ours": ours, **peers}
+    seconds = {runner: [] for runner in runners}
+    for repeat in range(repeats + 1):
+        for runner, function in runners.items():
+            start = time.perf_counter()
+            jax.block_until_ready(function())
+            if repeat > 0:
+                seconds[runner].append(time.perf_counter() - start)
+    mine = statistics.median(seconds["ours"])
+    return [
+        {"name": name, "ours_seconds": mine, "peer": peer, "peer_seconds": statistics.median(seconds[peer]),
+         "ratio": statistics.median(theirs / ours for theirs, ours in zip(seconds[peer], seconds["ours"], strict=True))}
+        for peer in peers
+    ]

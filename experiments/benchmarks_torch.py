@@ -1,0 +1,171 @@
+"""PyTorch twins of our networks and of the purifier, for `benchmarks`: same weights, idiomatic PyTorch, no compiler.
+
+Each twin is built from our module, layer by layer, so there are no names to map. Images are [n, c, h, w].
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import nn
+
+
+def convolution(ours) -> nn.Conv2d:
+    """3x3 convolution: kernel [3, 3, in, out] -> [out, in, 3, 3]."""
+    return _filled(nn.Conv2d(*ours.kernel[...].shape[2:], 3, padding=1), ours, lambda k: k.transpose(3, 2, 0, 1))
+
+
+def pointwise(ours) -> nn.Conv2d:
+    """Dense layer on channels: kernel [in, out] -> [out, in, 1, 1]."""
+    return _filled(nn.Conv2d(*ours.kernel[...].shape, 1), ours, lambda k: k.T[:, :, None, None])
+
+
+def linear(ours) -> nn.Linear:
+    """Dense layer on a vector."""
+    return _filled(nn.Linear(*ours.kernel[...].shape), ours, lambda k: k.T)
+
+
+def shrink(ours) -> nn.Conv2d:
+    """Space to depth and a dense layer: one convolution of size and stride 2."""
+    wide, c_out = ours.kernel[...].shape
+    return _filled(nn.Conv2d(wide // 4, c_out, 2, stride=2), ours,
+                   lambda k: k.reshape(2, 2, wide // 4, c_out).transpose(3, 2, 0, 1))
+
+
+def grow(ours) -> nn.Sequential:
+    """A dense layer and depth to space; PixelShuffle wants a pixel's four places innermost, ours are outermost."""
+    c_in, wide = ours.kernel[...].shape
+    innermost = np.arange(wide).reshape(4, wide // 4).T.ravel()
+    dense = _filled(nn.Conv2d(c_in, wide, 1), ours, lambda k: k.T[innermost, :, None, None], lambda b: b[innermost])
+    return nn.Sequential(dense, nn.PixelShuffle(2))
+
+
+def normalisation(ours) -> nn.GroupNorm:
+    """Group normalisation."""
+    twin = nn.GroupNorm(ours.groups, len(ours.scale[...]), ours.epsilon)
+    twin.weight.data, twin.bias.data = _tensor(ours.scale[...]), _tensor(ours.bias[...])
+    return twin
+
+
+class Block(nn.Module):
+    """Twin of `unet.Block`."""
+
+    def __init__(self, ours):
+        super().__init__()
+        self.norm_in, self.norm_out = normalisation(ours.norm_in), normalisation(ours.norm_out)
+        self.conv_in, self.conv_out = convolution(ours.conv_in), convolution(ours.conv_out)
+        self.time, self.skip = linear(ours.time), pointwise(ours.skip)
+
+    def forward(self, x, embedding):
+        h = self.conv_in(nn.functional.silu(self.norm_in(x))) + self.time(embedding)[:, None, None]
+        return self.skip(x) + self.conv_out(nn.functional.silu(self.norm_out(h)))
+
+
+class UNet(nn.Module):
+    """Twin of `unet.UNet`."""
+
+    def __init__(self, ours):
+        super().__init__()
+        self.time_in, self.time_out = linear(ours.time_in), linear(ours.time_out)
+        self.inward, self.norm, self.outward = convolution(ours.inward), normalisation(ours.norm), convolution(ours.outward)
+        self.middle = Block(ours.middle)
+        self.down, self.up = (nn.ModuleList(nn.ModuleList(map(Block, blocks)) for blocks in levels)
+                              for levels in (ours.down, ours.up))
+        self.shrink, self.grow = nn.ModuleList(map(shrink, ours.shrink)), nn.ModuleList(map(grow, ours.grow))
+
+    def forward(self, x, time):
+        embedding = self.sinusoidal(time, x.dtype)
+        embedding = nn.functional.silu(self.time_out(nn.functional.silu(self.time_in(embedding))))
+        x, skips = self.inward(x), []
+        for level, blocks in enumerate(self.down):
+            for block in blocks:
+                x = block(x, embedding)
+                skips.append(x)
+            if level < len(self.shrink):
+                x = self.shrink[level](x)
+        x = self.middle(x, embedding)
+        for level in reversed(range(len(self.up))):
+            if level < len(self.grow):
+                x = self.grow[level](x)
+            for block in self.up[level]:
+                x = block(torch.cat([x, skips.pop()], 1), embedding)
+        return self.outward(nn.functional.silu(self.norm(x)))
+
+    def sinusoidal(self, time, dtype):
+        half = self.time_in.in_features // 2
+        angles = time * torch.exp(-math.log(10_000.0) * torch.arange(half) / half)
+        return torch.cat([angles.sin(), angles.cos()]).to(dtype)
+
+
+class ConvNet(nn.Module):
+    """Twin of `convnet.ConvNet`; its readout takes features in our order."""
+
+    def __init__(self, ours):
+        super().__init__()
+        layers = (convolution, normalisation, convolution, normalisation, shrink)
+        self.levels = nn.ModuleList(
+            nn.ModuleList(twin(layer) for twin, layer in zip(layers, level, strict=True)) for level in ours.levels
+        )
+        self.readout = linear(ours.readout)
+
+    def forward(self, x):
+        x = 2 * x - 1
+        for conv_in, norm_in, conv_out, norm_out, shrunk in self.levels:
+            x = nn.functional.silu(norm_in(conv_in(x)))
+            x = nn.functional.silu(norm_out(conv_out(x)))
+            x = nn.functional.silu(shrunk(x))
+        return self.readout(x.permute(0, 2, 3, 1).flatten(1))
+
+
+def purify(noise_predictor: nn.Module, coefficients: dict[str, Sequence[float]], x, draw: Callable = torch.randn_like):
+    """`purifiers.diffusion` on a batch, with the coefficients of `samplers.Steps` and noise from `draw`."""
+    c = coefficients
+    x = 2 * x - 1
+    for state, noise in zip(c["forward_state"], c["forward_noise"], strict=True):
+        x = state * x + noise * draw(x)
+    for state, prediction, noise, time in zip(c["state"], c["prediction"], c["noise"], c["time"], strict=True):
+        x = state * x + prediction * noise_predictor(x, time) + noise * draw(x)
+    return ((x + 1) / 2).clamp(0, 1)
+
+
+def margin(logits, labels):
+    """Largest wrong logit minus the true one, an image."""
+    true = nn.functional.one_hot(labels, logits.shape[1]).bool()
+    return logits.masked_fill(true, -math.inf).amax(1) - logits[true]
+
+
+def input_gradient(function: Callable, x):
+    """Gradient of the sum of `function` over a batch, with its value."""
+    x = x.detach().requires_grad_()
+    value = function(x)
+    return torch.autograd.grad(value.sum(), x)[0], value.detach()
+
+
+def saved_bytes(function: Callable, x) -> int:
+    """Bytes of the distinct tensors that autograd keeps between the forward and the backward pass."""
+    storages = {}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        storages[storage.data_ptr()] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        input_gradient(function, x)
+    return sum(storage.nbytes() for storage in storages.values())
+
+
+def tensor_images(images) -> torch.Tensor:
+    """[n, h, w, c] -> [n, c, h, w], contiguous."""
+    return _tensor(images).permute(0, 3, 1, 2).contiguous()
+
+
+def _tensor(array) -> torch.Tensor:
+    return torch.tensor(np.array(array, np.float32))
+
+
+def _filled(twin, ours, kernel: Callable, bias: Callable = lambda b: b):
+    twin.weight.data = _tensor(kernel(np.asarray(ours.kernel[...])))
+    twin.bias.data = _tensor(bias(np.asarray(ours.bias[...])))
+    return twin

@@ -1,0 +1,119 @@
+"""The command line: purimetry list | run NAME | reproduce | report DIR."""
+
+import sys
+import warnings
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from .configuration import Configuration, quick
+
+EXPERIMENTS = {
+    "training": "clean accuracy of the classifier, denoising error of the noise predictor",
+    "rates": "expected compression rates by sampler, t*, eps and seed (Tables 2, 5, 6)",
+    "minimum_perturbation": "minimum perturbations at clean images and anchors (Figs. 3b, S1)",
+    "robust_accuracy": "robust accuracy with fixed randomness, two attacks (Table 2)",
+    "prediction": "robust accuracy predicted without an attack, beside the measured one (Fig. 3a, Table 3)",
+    "diagnosis": "why predictors fail where they fail: linearity, anisotropy, norm, anchor shift",
+}
+"""What the main job runs, in this order."""
+
+
+@dataclass(frozen=True)
+class List:
+    """Name the experiments."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """Run one experiment and whatever it needs that is not there yet."""
+
+    name: tyro.conf.Positional[Literal[tuple(EXPERIMENTS)]]
+    """The experiment."""
+    configuration: Annotated[Configuration, tyro.conf.arg(name="")] = field(default_factory=Configuration)
+
+
+@dataclass(frozen=True)
+class Reproduce:
+    """Run all experiments, draw the figures and write the report."""
+
+    quick: bool = False
+    """A tour of about two minutes on a small grid; its numbers are only indicative."""
+    configuration: Annotated[Configuration, tyro.conf.arg(name="")] = field(default_factory=Configuration)
+
+
+@dataclass(frozen=True)
+class Report:
+    """Draw the figures and write the report of a finished or unfinished run."""
+
+    folder: tyro.conf.Positional[Path]
+    """The run's output folder."""
+
+
+@dataclass(frozen=True)
+class Benchmarks:
+    """Time purification, gradient, rates and minimum perturbations, against PyTorch where it is installed."""
+
+
+Command = (
+    Annotated[List, tyro.conf.subcommand("list")]
+    | Annotated[Run, tyro.conf.subcommand("run")]
+    | Annotated[Reproduce, tyro.conf.subcommand("reproduce")]
+    | Annotated[Report, tyro.conf.subcommand("report")]
+    | Annotated[Benchmarks, tyro.conf.subcommand("benchmarks")]
+)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; 0 on success, 1 on an error that the message explains, 130 when interrupted."""
+    command = tyro.cli(Command, prog="purimetry", args=arguments, config=(tyro.conf.OmitArgPrefixes,))
+    warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
+    try:
+        _execute(command)
+    except KeyboardInterrupt:
+        print("interrupted; the same command resumes where it stopped", file=sys.stderr)
+        return 130
+    except (ValueError, TypeError, FloatingPointError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _execute(command) -> None:
+    match command:
+        case List():
+            for name, summary in EXPERIMENTS.items():
+                print(f"{name:22s}{summary}")
+        case Run():
+            _run([command.name], command.configuration)
+            _report(command.configuration.out)
+        case Reproduce():
+            configuration = quick(command.configuration) if command.quick else command.configuration
+            if command.quick:
+                print("quick tour: a small grid and little training; its numbers are only indicative")
+            _run(list(EXPERIMENTS), configuration)
+            _report(configuration.out)
+        case Report():
+            _report(command.folder)
+        case Benchmarks():
+            import_module(".benchmarks", __package__).main()
+
+
+def _run(names: list[str], configuration: Configuration) -> None:
+    from .workbench import Workbench
+
+    bench = Workbench(configuration)
+    for number, name in enumerate(names, 1):
+        print(f"[{number}/{len(names)}] {name}: {EXPERIMENTS[name]}", flush=True)
+        experiment = import_module(f".{name}", __package__)
+        experiment.run(bench)
+        bench.describe(name, experiment.__doc__)
+
+
+def _report(folder: Path) -> None:
+    from ..figures.report import write_report
+
+    print(f"report: {write_report(folder)}")

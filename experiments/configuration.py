@@ -1,0 +1,87 @@
+"""What a run can be told: every option with its unit and default. Imports nothing heavy, so `--help` is quick."""
+
+import os
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+
+def default_cache() -> Path:
+    """Where trained weights are kept between runs."""
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "purimetry"
+
+
+@dataclass(frozen=True)
+class Training:
+    """How the classifier and the denoiser are trained."""
+
+    classifier_steps: int = 1500
+    """Optimiser steps of the classifier, 128 images each."""
+    denoiser_steps: int = 4000
+    """Optimiser steps of the denoiser, 128 images each."""
+    classifier_channels: tuple[int, ...] = (16, 32)
+    """Width of each level of the classifier."""
+    denoiser_channels: tuple[int, ...] = (16, 32)
+    """Width of each level of the denoiser."""
+    seed: int = 0
+    """Seed of initial weights, batches and noise."""
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """One run: data, grid, budgets and effort. Everything but the two folders determines the records."""
+
+    out: Path = Path("out")
+    """Folder of records, figures and the report; belongs to one configuration."""
+    cache: Path = field(default_factory=default_cache)
+    """Folder of trained weights, shared by runs; files are named by what determines them."""
+    dataset: Literal["digits"] = "digits"
+    """Images to measure on."""
+    images: int = 128
+    """Test images in every cell of the grid (at least 2; digits have 500)."""
+    samplers: tuple[Literal["ddpm", "reverse", "ddim"], ...] = ("ddpm", "reverse", "ddim")
+    """Samplers of the diffusion purifier."""
+    respaced: int = 100
+    """Steps of the respaced schedule, a divisor of 1000."""
+    t_stars: tuple[int, ...] = (1, 2, 5, 10, 15)
+    """Purification steps, of the respaced schedule."""
+    eps: tuple[float, ...] = (0.1, 0.2)
+    """Attack budgets, l_inf in pixel units (0 to 1)."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Base seeds of xi; attacks use the first, what is cheap uses all."""
+    draws: int = 16
+    """Random perturbations for an expected rate."""
+    eps_factors: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0, 4.0)
+    """Perturbation sizes of the rate's dependence on eps, relative to the first budget."""
+    attack_steps: int = 12
+    """Steps of each restart of the converged attack."""
+    attack_restarts: int = 10
+    """Restarts of the converged attack: one for the margin, one for each rival class."""
+    paper_steps: int = 40
+    """Steps of the paper's attack."""
+    eps_max: float = 0.5
+    """Limit of the search for minimum perturbations, in pixel units."""
+    bootstrap: int = 1000
+    """Resamplings of the images for intervals."""
+    training: Training = field(default_factory=Training)
+
+    def __post_init__(self):
+        if self.images < 2:
+            raise ValueError(f"a standard error over images needs at least 2, got --images {self.images}")
+        for name in ("samplers", "t_stars", "eps", "seeds", "eps_factors"):
+            if not getattr(self, name):
+                raise ValueError(f"--{name.replace('_', '-')} is empty; name at least one")
+
+    def determinants(self) -> dict:
+        """What determines the records, as JSON-like values."""
+        values = asdict(self)
+        return {name: values[name] for name in values if name not in ("out", "cache")}
+
+
+def quick(configuration: Configuration) -> Configuration:
+    """A tour of about two minutes: fewer images, cells and training steps. Its numbers are only indicative."""
+    return replace(
+        configuration, images=min(configuration.images, 32), samplers=("ddpm", "ddim"), t_stars=(2, 5), eps=(0.1,),
+        seeds=configuration.seeds[:2], draws=8, bootstrap=200,
+        training=replace(configuration.training, classifier_steps=500, denoiser_steps=1000),
+    )

@@ -1,0 +1,74 @@
+"""Trained networks of a run: built once, cached by a hash of everything that determines them, resumable."""
+
+import time
+import warnings
+from pathlib import Path
+
+import jax.numpy as jnp
+from flax import nnx
+
+from ..compression import schedules
+from ..compression.data import Dataset
+from ..compression.networks import convnet, unet
+from ..compression.networks.pure import Network, pure
+from ..compression.records import RecordError
+from ..compression.training import losses, loop
+from ..compression.weights import fingerprint, load_tree, save_tree
+from .configuration import Training
+from .progress import bar
+
+CHECKPOINT = 250
+"""Steps between saved training states."""
+
+
+def classifier(training: Training, dataset: Dataset, cache: Path) -> tuple[Network, str]:
+    """The trained classifier and its weights' SHA-256."""
+    network = pure(convnet.ConvNet(
+        dataset.shape, dataset.classes, training.classifier_channels, rngs=nnx.Rngs(training.seed)
+    ))
+    recipe = loop.Recipe(steps=training.classifier_steps)
+    determinants = ("convnet", convnet.VERSION, training.classifier_channels, dataset.classes)
+    return _trained("classifier", network, determinants, losses.classification, recipe, training.seed, dataset, cache)
+
+
+def denoiser(training: Training, dataset: Dataset, cache: Path) -> tuple[Network, str]:
+    """The trained noise predictor (linear schedule, T = 1000) and its weights' SHA-256."""
+    network = pure(unet.UNet(dataset.shape[-1], training.denoiser_channels, rngs=nnx.Rngs(training.seed)))
+    recipe = loop.Recipe(steps=training.denoiser_steps)
+    determinants = ("unet", unet.VERSION, training.denoiser_channels, "linear-1000")
+    loss = losses.noise_prediction(schedules.linear())
+    return _trained("denoiser", network, determinants, loss, recipe, training.seed, dataset, cache)
+
+
+def _trained(name, network, determinants, loss, recipe, seed, dataset, cache) -> tuple[Network, str]:
+    mark = fingerprint(determinants, recipe.__dict__, losses.VERSION, seed, dataset.fingerprint)
+    finished, unfinished = (Path(cache) / f"{name}-{mark}{end}.safetensors" for end in ("", "-training"))
+    found = _load(finished, network.state)
+    if found is not None:
+        return network.with_state(found[0]), found[1]
+    state = _load(unfinished, loop.start(network, recipe))
+    began, first = time.perf_counter(), 0 if state is None else int(state[0].step)
+    with bar(f"train {name}") as show:
+
+        def on_step(state: loop.TrainState, value: float) -> None:
+            step = int(state.step)
+            if step % CHECKPOINT == 0:
+                save_tree(unfinished, state)
+            rate = (step - first) / (time.perf_counter() - began)
+            show(step / recipe.steps, f"loss {value:.4f}  {rate:.0f} steps/s")
+
+        images, labels = jnp.asarray(dataset.train_images), jnp.asarray(dataset.train_labels)
+        network = loop.fit(network, loss, images, labels, recipe, seed, state and state[0], on_step)
+    sha = save_tree(finished, network.state)
+    unfinished.unlink(missing_ok=True)
+    return network, sha
+
+
+def _load(path: Path, like):
+    if not path.exists():
+        return None
+    try:
+        return load_tree(path, like)
+    except RecordError as error:
+        warnings.warn(f"{error}: building it again", stacklevel=3)
+        return None

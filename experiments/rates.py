@@ -1,0 +1,96 @@
+"""Compression rates: Table 2 (by sampler and t*), Table 5 (by perturbation size), Table 6 (by seed), and beyond.
+
+Command: purimetry run rates
+Time: about 2 minutes on 2 cores of an AMD EPYC.
+Expect: rates that fall with t*, reverse-only below DDPM below DDIM, hardly moved by the seed.
+
+Beside the paper's l2 rate stand the l_inf-to-l_inf ratio (the attack's norm), the root-mean-square form
+||J||_F / sqrt(d), exactly and by Hutchinson's estimator, and the singular values of the Jacobian.
+"""
+
+from collections.abc import Iterator
+from functools import partial
+
+import jax.numpy as jnp
+import numpy as np
+
+from ..compression.batches import over_images
+from ..compression.jacobian import jacobian, rms_rate, rms_rate_hutchinson
+from ..compression.losses import margin
+from ..compression.rates import expected_rates
+from ..compression.records import Arrays, Measurement
+from .workbench import Cell, Workbench, each
+
+HUTCHINSON_DRAWS = 16
+
+
+def rates(bench: Workbench, cell: Cell, eps: float, seed: int) -> Arrays:
+    """Per image: mean l2 and l_inf rates at one perturbation size, with their standard errors over draws."""
+
+    def compute():
+        measure = partial(expected_rates, draws=bench.configuration.draws)
+        found = over_images(measure, (bench.purifier(cell),), bench.images, bench.keys(seed),
+                            np.full(len(bench.images), eps, np.float32), name=f"rate of {cell}")
+        return {"l2": found.l2.mean, "l2_se": found.l2.se, "linf": found.linf.mean, "linf_se": found.linf.se}
+
+    return bench.shard("rates", f"{cell}-eps{eps:g}-seed{seed}", compute)
+
+
+def anchors(bench: Workbench, cell: Cell, seed: int) -> Arrays:
+    """Per image: the anchor f_xi(x0) and the classifier's margin there."""
+
+    def compute():
+        found = over_images(_anchor, (bench.classifier, bench.purifier(cell)), bench.images, bench.labels,
+                            bench.keys(seed), name=f"anchor of {cell}")
+        return {"anchor": found[0], "margin": found[1]}
+
+    return bench.shard("rates", f"{cell}-anchors-seed{seed}", compute)
+
+
+def spectra(bench: Workbench, cell: Cell) -> Arrays:
+    """Per image, first seed: singular values of J, its exact rms rate, and Hutchinson's estimate of it."""
+
+    def compute():
+        found = over_images(_spectrum, (bench.purifier(cell),), bench.images, bench.keys(), size=16,
+                            name=f"Jacobian of {cell}")
+        return dict(zip(("singular_values", "rms", "hutchinson", "hutchinson_se"), found, strict=True))
+
+    return bench.shard("rates", f"{cell}-spectra", compute)
+
+
+def run(bench: Workbench) -> list[Measurement]:
+    """Measure every cell of the grid."""
+    return bench.write("rates", [m for cell in each("rates", bench.cells) for m in _measure(bench, cell)])
+
+
+def _measure(bench: Workbench, cell: Cell) -> Iterator[Measurement]:
+    c = bench.configuration
+    first = c.seeds[0]
+    drift = [factor * c.eps[0] for factor in c.eps_factors]
+    for seed in c.seeds:
+        clean = anchors(bench, cell, seed)["margin"] < 0
+        yield bench.mean("rates", "clean_accuracy", 100 * clean, "%", cell.at, seed)
+        for eps in sorted({*c.eps, *drift} if seed == first else c.eps):
+            found = rates(bench, cell, eps, seed)
+            at = {**cell.at, "eps": eps, "seed": seed}
+            for norm in ("l2", "linf"):
+                yield bench.mean("rates", f"rate_{norm}", found[norm], "ratio", at, seed)
+                yield bench.measurement("rates", f"rate_{norm}_spread", found[norm].std(ddof=1), None,
+                                        len(bench.images), "ratio (standard deviation over images)", at, seed)
+    found = spectra(bench, cell)
+    top = found["singular_values"][:, 0]
+    yield bench.mean("rates", "rms_rate", found["rms"], "ratio", cell.at)
+    yield bench.mean("rates", "rms_rate_hutchinson", found["hutchinson"], "ratio", cell.at)
+    yield bench.mean("rates", "largest_singular_value", top, "ratio", cell.at)
+    yield bench.mean("rates", "expanding_directions", (found["singular_values"] > 1).sum(1), "directions", cell.at)
+
+
+def _anchor(classifier, purifier, x, label, key):
+    anchor = purifier(x, key)
+    return anchor, margin(classifier(anchor), label)
+
+
+def _spectrum(purifier, x, key):
+    matrix = jacobian(purifier, x, key)
+    return (jnp.linalg.svd(matrix, compute_uv=False), rms_rate(matrix),
+            *rms_rate_hutchinson(purifier, x, key, draws=HUTCHINSON_DRAWS))

@@ -1,0 +1,131 @@
+"""What every experiment works with: the data, the networks, the purifiers, and where measurements go."""
+
+import platform
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property
+from importlib.metadata import version
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from ..compression import checks, data, randomness, samplers, schedules
+from ..compression.networks.pure import Network
+from ..compression.purifiers.diffusion import diffusion
+from ..compression.purifiers.identity import identity
+from ..compression.records import Arrays, Folder, Measurement
+from ..compression.types import Purifier
+from . import models
+from .configuration import Configuration
+from .progress import bar
+
+DATASETS = {"digits": data.digits}
+
+
+class Cell(NamedTuple):
+    """One purifier of the grid; t_star 0 is the bare classifier."""
+
+    sampler: str
+    t_star: int
+
+    def __str__(self) -> str:
+        return f"{self.sampler}-t{self.t_star}"
+
+    @property
+    def at(self) -> dict:
+        """Its coordinates in records."""
+        return {"sampler": self.sampler, "t_star": self.t_star}
+
+
+BARE = Cell("none", 0)
+
+
+class Workbench:
+    """A run's configuration made concrete. Raises before any work if the configuration cannot be met."""
+
+    def __init__(self, configuration: Configuration):
+        self.configuration = configuration
+        self.schedule = schedules.respaced(schedules.linear(), configuration.respaced)
+        for cell in self.cells:
+            samplers.SAMPLERS[cell.sampler](self.schedule, cell.t_star)
+        for eps in configuration.eps:
+            checks.check_budget(eps)
+        self.dataset = DATASETS[configuration.dataset]()
+        if configuration.images > len(self.dataset.test_images):
+            raise ValueError(f"--images {configuration.images}: {self.dataset.name} has "
+                             f"{len(self.dataset.test_images)} test images; ask for at most as many")
+        self.indices = np.arange(configuration.images)
+        self.images, self.labels = self.dataset.test_images[self.indices], self.dataset.test_labels[self.indices]
+        checks.check_images(self.images)
+        checks.check_labels(self.labels, len(self.images), self.dataset.classes)
+        self.folder = Folder(configuration.out, configuration.determinants())
+
+    @property
+    def cells(self) -> list[Cell]:
+        """The grid of purifiers."""
+        return [Cell(s, t) for s in self.configuration.samplers for t in self.configuration.t_stars]
+
+    @cached_property
+    def classifier(self) -> Network:
+        """The trained classifier."""
+        return self._networks[0][0]
+
+    @cached_property
+    def denoiser(self) -> Network:
+        """The trained noise predictor."""
+        return self._networks[1][0]
+
+    @cached_property
+    def _networks(self):
+        c = self.configuration
+        return [build(c.training, self.dataset, c.cache) for build in (models.classifier, models.denoiser)]
+
+    def purifier(self, cell: Cell) -> Purifier:
+        """The purifier of a cell."""
+        if cell == BARE:
+            return identity
+        return diffusion(self.denoiser, samplers.SAMPLERS[cell.sampler](self.schedule, cell.t_star))
+
+    def keys(self, seed: int | None = None):
+        """xi of each image; of the first base seed unless told."""
+        return randomness.configurations(self.configuration.seeds[0] if seed is None else seed, self.indices)
+
+    def shard(self, experiment: str, name: str, compute: Callable[[], Arrays]) -> Arrays:
+        """Arrays of one piece of work, computed once per run."""
+        return self.folder.shard(experiment, name, compute)
+
+    def write(self, experiment: str, measurements: Iterable[Measurement]) -> list[Measurement]:
+        """Write an experiment's records."""
+        return self.folder.write(experiment, measurements)
+
+    def measurement(self, experiment, quantity, value, se, n, unit, at, seed: int | None = None) -> Measurement:
+        """A measurement with this run's provenance."""
+        run = {**self._provenance, "seed": self.configuration.seeds[0] if seed is None else seed}
+        return Measurement(experiment, quantity, float(value), None if se is None else float(se), int(n), unit, at, run)
+
+    def mean(self, experiment, quantity, values, unit, at, seed: int | None = None) -> Measurement:
+        """The mean of one value an image, with its standard error over images."""
+        values = np.asarray(values, np.float64)
+        se = values.std(ddof=1) / len(values) ** 0.5
+        return self.measurement(experiment, quantity, values.mean(), se, len(values), unit, at, seed)
+
+    @cached_property
+    def _provenance(self) -> dict:
+        packages = ("purimetry", "jax", "jaxlib", "flax", "optax", "numpy")
+        return {
+            "configuration": self.configuration.determinants(),
+            "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
+            "device": f"{jax.devices()[0].device_kind} ({platform.machine()}, {sys.platform})",
+            "data_sha256": self.dataset.fingerprint,
+            "weights_sha256": {"classifier": self._networks[0][1], "denoiser": self._networks[1][1]},
+        }
+
+
+def each(description: str, items: list) -> Iterator:
+    """Iterate with a progress bar."""
+    with bar(description) as show:
+        for done, item in enumerate(items):
+            show(done / len(items), str(item))
+            yield item
+        show(1.0)

@@ -1,0 +1,18 @@
+"""The strict environment of every test."""
+
+import os
+
+import pytest
+from jaxtyping import install_import_hook
+
+# Shapes and types of every call are checked under pytest only: beartype would slow users' compilation.
+# (Rank promotion is allowed: networks add a vector of channels to an image everywhere.)
+install_import_hook(["purimetry.compression", "purimetry.theory"], "beartype.beartype")
+
+# Figures are drawn to files; no test may need a display.
+os.environ["MPLBACKEND"] = "agg"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep compiled programs between runs; they lie in pytest's own cache, keyed by program and JAX version."""
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(config.cache.mkdir("jax")))

@@ -1,0 +1,1 @@
+"""Closed forms: what the measurements must equal where mathematics knows the answer."""
