@@ -17,7 +17,7 @@ _HOME = {
     "compression.networks.convnet": ("ConvNet",),
     "compression.networks.pure": ("Network", "pure"),
     "compression.networks.unet": ("UNet",),
-    "compression.prediction": ("equivalent_budget", "first_order_margin", "short_attack"),
+    "compression.prediction": ("extrapolated_margin", "first_order_margin", "short_attack"),
     "compression.purifiers.diffusion": ("diffusion",),
     "compression.purifiers.identity": ("identity",),
     "compression.randomness": ("configuration", "configurations"),
@@ -26,7 +26,6 @@ _HOME = {
     "compression.samplers": ("ddim", "ddpm", "reverse_only"),
     "compression.schedules": ("Schedule", "cosine", "linear", "respaced"),
     "compression.survival": ("fit_zero_inflated_gaussian", "kaplan_meier", "minimum_perturbations"),
-    "experiments.models": ("trained",),
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
 __all__ = sorted(_MODULE)

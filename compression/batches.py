@@ -66,13 +66,22 @@ class _Static(NamedTuple):
     keywords: tuple
 
 
-def _static(function: Callable) -> _Static:
-    if isinstance(function, partial):
-        return _Static(function.func, function.args, tuple(sorted(function.keywords.items())))
-    return _Static(function, (), ())
+def _static(function: Callable) -> Callable:
+    """A partial as a hashable value, at every depth, so that an equal one finds the compiled program."""
+    if not isinstance(function, partial):
+        return function
+    keywords = tuple(sorted((name, _static(value)) for name, value in function.keywords.items()))
+    return _Static(_static(function.func), tuple(map(_static, function.args)), keywords)
+
+
+def _dynamic(function: Callable) -> Callable:
+    if not isinstance(function, _Static):
+        return function
+    keywords = {name: _dynamic(value) for name, value in function.keywords}
+    return partial(_dynamic(function.function), *map(_dynamic, function.positional), **keywords)
 
 
 @partial(jax.jit, static_argnames="function")
-def _over_shard(function: _Static, shared, rows):
-    apply = partial(function.function, *function.positional, **dict(function.keywords))
+def _over_shard(function, shared, rows):
+    apply = _dynamic(function)
     return jax.vmap(lambda row: apply(*shared, *row))(rows)

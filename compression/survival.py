@@ -4,11 +4,13 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from .attacks.iterative import Iterative
 from .attacks.search import attack_images
+from .batches import over_images
 from .purifiers.identity import identity
 from .types import Classifier
 
@@ -18,10 +20,12 @@ class MinimumPerturbations(NamedTuple):
 
     distance: [n]; 0 where the image is misclassified as it is; the search's limit where it was never broken.
     censored: [n]; never broken up to the limit, so the true distance lies beyond it.
+    rival: [n]; the class at the smallest perturbation found, -1 where there is none.
     """
 
     distance: Float[np.ndarray, "n"]
     censored: Bool[np.ndarray, "n"]
+    rival: Int[np.ndarray, "n"]
 
 
 def minimum_perturbations(
@@ -44,7 +48,7 @@ def minimum_perturbations(
     n = len(images)
     keys = jax.random.split(jax.random.key(0), n)
     low, high = np.zeros(n, np.float32), np.full(n, eps_max, np.float32)
-    censored = np.zeros(n, bool)
+    censored, adversaries = np.zeros(n, bool), images.copy()
     for step in range(halvings + 1):
         tried = high if step == 0 else (low + high) / 2
         tried = np.maximum(tried, 1e-6)  # an image that is misclassified as it is stays at 0, and a budget is positive
@@ -53,10 +57,16 @@ def minimum_perturbations(
         used = np.abs(result.x - images).reshape(n, -1).max(1)
         if step == 0:
             censored = ~broken
+        adversaries[broken] = result.x[broken]
         high = np.where(broken, np.minimum(high, used), high)
         low = np.where(broken, np.minimum(low, high), tried)
         on_step((step + 1) / (halvings + 1))
-    return MinimumPerturbations(high, censored)
+    reached = over_images(_predicted, (classifier,), adversaries)
+    return MinimumPerturbations(high, censored, np.where(censored, -1, reached))
+
+
+def _predicted(classifier, x):
+    return jnp.argmax(classifier(x))
 
 
 class Survival(NamedTuple):

@@ -68,8 +68,8 @@ class UNet(nn.Module):
     def __init__(self, ours):
         super().__init__()
         self.time_in, self.time_out = linear(ours.time_in), linear(ours.time_out)
-        self.inward, self.norm, self.outward = convolution(ours.inward), normalisation(ours.norm), convolution(ours.outward)
-        self.middle = Block(ours.middle)
+        self.inward, self.outward = convolution(ours.inward), convolution(ours.outward)
+        self.middle, self.norm = Block(ours.middle), normalisation(ours.norm)
         self.down, self.up = (nn.ModuleList(nn.ModuleList(map(Block, blocks)) for blocks in levels)
                               for levels in (ours.down, ours.up))
         self.shrink, self.grow = nn.ModuleList(map(shrink, ours.shrink)), nn.ModuleList(map(grow, ours.grow))

@@ -40,7 +40,7 @@ def run(bench: Workbench) -> list[Measurement]:
 
 def _measure(bench: Workbench, cell: Cell) -> Iterator[Measurement]:
     name = "minimum_perturbation"
-    distance, censored = distances(bench, cell)
+    distance, censored, _ = distances(bench, cell)
     n, curve = len(distance), kaplan_meier(distance, censored)
     yield bench.mean(name, "clean_accuracy", 100 * (distance > 0), "%", cell.at)
     yield bench.measurement(name, "censored", 100 * censored.mean(), None, n, "%", cell.at)

@@ -14,7 +14,7 @@ from ..compression import checks, data, randomness, samplers, schedules
 from ..compression.networks.pure import Network
 from ..compression.purifiers.diffusion import diffusion
 from ..compression.purifiers.identity import identity
-from ..compression.records import Arrays, Folder, Measurement
+from ..compression.records import Arrays, Folder, Measurement, write_atomic
 from ..compression.types import Purifier
 from . import models
 from .configuration import Configuration
@@ -98,6 +98,10 @@ class Workbench:
     def write(self, experiment: str, measurements: Iterable[Measurement]) -> list[Measurement]:
         """Write an experiment's records."""
         return self.folder.write(experiment, measurements)
+
+    def describe(self, experiment: str, text: str) -> None:
+        """Keep how an experiment was computed beside its records, for the report."""
+        write_atomic(self.folder.path / experiment / "about.txt", text.encode())
 
     def measurement(self, experiment, quantity, value, se, n, unit, at, seed: int | None = None) -> Measurement:
         """A measurement with this run's provenance."""

@@ -14,5 +14,9 @@ os.environ["MPLBACKEND"] = "agg"
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Keep compiled programs between runs; they lie in pytest's own cache, keyed by program and JAX version."""
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(config.cache.mkdir("jax")))
+    """Keep compiled programs between runs, in pytest's own cache unless that is switched off.
+
+    JAX keys them by program, compiler and machine; those that compile in less than a second are not kept.
+    """
+    if hasattr(config, "cache"):
+        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(config.cache.mkdir("jax")))

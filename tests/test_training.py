@@ -46,6 +46,14 @@ def test_a_run_is_a_function_of_its_seed():
     assert all(differ)
 
 
+@pytest.mark.parametrize("drawn", [lambda x, key: x.sum(), lambda x, key: jax.random.uniform(key)],
+                         ids=["batch", "noise"])
+def test_every_step_draws_its_own_batch_and_noise(drawn):
+    values = []
+    fit(loss=lambda network, x, label, key: drawn(x, key), on_step=lambda state, value: values.append(value))
+    assert len(set(values)) == RECIPE.steps
+
+
 @pytest.mark.parametrize("step", [0, 5, 11])
 def test_a_resumed_run_ends_with_the_same_bits(step):
     states, values = [loop.start(NETWORK, RECIPE)], []
@@ -111,5 +119,5 @@ def test_classification_is_the_cross_entropy_of_a_shifted_image():
     uniform = jax.vmap(lambda key: losses.classification(lambda x: jnp.zeros(7), x, jnp.int32(4), key))(keys)
     np.testing.assert_allclose(uniform, np.log(7), rtol=1e-6)
     seen = jax.vmap(lambda key: losses.classification(lambda x: -x.reshape(-1), x, jnp.int32(12), key))(keys)
-    still = (seen > 3.7).mean()  # log(24 + 1/e) + 1 = 4.19 where the bright pixel stayed at the label's place, else 3.19
+    still = (seen > 3.7).mean()  # log(24 + 1/e) + 1 = 4.19 where the bright pixel stayed, else 3.19
     assert abs(still - 1 / 9) < 4 * np.sqrt(1 / 9 * 8 / 9 / 900)  # 4 standard errors of a share

@@ -1,0 +1,63 @@
+"""Why the law fails where it fails: from the paper's prediction to the measured robust accuracy, cause by cause.
+
+Command: purimetry run diagnosis
+Time: seconds, after the experiments that it joins.
+Expect: anisotropy and nonlinearity to carry most of the error on digits.
+
+The causes are what changes between one predictor and the next, so they add up to the whole error:
+anchor_shift: survival at anchors instead of clean images. heterogeneity: each image's own rate and distance.
+norm: the l_inf-to-l_inf rate instead of the l2 one. anisotropy: the rate along the margin's gradient instead of a
+random direction's. nonlinearity: relinearising along the attack's path. residual: what the converged attack adds.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from ..compression.prediction import image_wise
+from ..compression.records import Measurement
+from .minimum_perturbation import distances
+from .prediction import probes, survivors
+from .rates import rates
+from .robust_accuracy import attacked
+from .workbench import BARE, Cell, Workbench
+
+CAUSES = ("anchor_shift", "heterogeneity", "norm", "anisotropy", "nonlinearity", "residual")
+
+
+def run(bench: Workbench) -> list[Measurement]:
+    """Account for the error of every cell of the grid."""
+    grid = [(cell, eps) for cell in bench.cells for eps in bench.configuration.eps]
+    return bench.write("diagnosis", [m for cell, eps in grid for m in _measure(bench, cell, eps)])
+
+
+def chain(bench: Workbench, cell: Cell, eps: float) -> np.ndarray:
+    """Whether each image withstands eps according to each predictor of the chain, [causes + 1, images]."""
+    seed = bench.configuration.seeds[0]
+    rate, said, anchor = rates(bench, cell, eps, seed), survivors(bench, cell, eps), distances(bench, cell)
+    common = np.full(len(bench.images), rate["l2"].mean())
+    return np.stack([
+        image_wise(distances(bench, BARE).distance, common, eps),
+        image_wise(anchor.distance, common, eps),
+        said["image_wise"],
+        image_wise(anchor.distance, rate["linf"], eps),
+        said["adversarial_rate"],
+        said["extrapolated_attack"],
+        attacked(bench, cell, eps, "converged")["broken_at"] < 0,
+    ])
+
+
+def _measure(bench: Workbench, cell: Cell, eps: float) -> Iterator[Measurement]:
+    at, seed = {**cell.at, "eps": eps}, bench.configuration.seeds[0]
+    for cause, change in zip(CAUSES, np.diff(chain(bench, cell, eps).astype(float), axis=0), strict=True):
+        yield bench.mean("diagnosis", "contribution", 100 * change, "percentage points", {**at, "cause": cause})
+    probe, rate = probes(bench, cell, eps), rates(bench, cell, eps, seed)
+    small = rates(bench, cell, min(bench.configuration.eps_factors) * bench.configuration.eps[0], seed)
+    ratios = {
+        "rate_drift": rate["l2"] / small["l2"],
+        "linf_over_l2": rate["linf"] / rate["l2"],
+        "adversarial_over_random": probe["adversarial_rate"] / rate["l2"],
+        "gained_over_promised": probe["gained"].mean(1) / probe["promised"].mean(1),
+    }
+    for name, values in ratios.items():
+        yield bench.mean("diagnosis", name, values, "ratio", at)

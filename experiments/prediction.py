@@ -1,0 +1,187 @@
+"""Robust accuracy predicted without an attack, beside the attack's: Fig. 3a, Table 3, and predictors of our own.
+
+Command: purimetry run prediction
+Time: about 2 minutes on 2 cores of an AMD EPYC, after the experiments that it joins.
+Expect: the paper's predictors tens of points too high on digits, the extrapolated short attack within a few.
+
+Predictors, each against the converged attack with xi_attack = xi_test:
+survival_clean, survival_anchor: the paper's S(CR eps) at clean images and at anchors, CR the mean l2 rate.
+image_wise: d_i > CR_i eps, with each image's own anchor and rate.
+adversarial_rate: d_i > CRadv_i eps, the rate along the gradient of the margin at the anchor; one product.
+first_order: the defence linearised at the image, within the budget and [0, 1]; one gradient.
+short_attack: four gradient steps towards each of two rival classes, taken at its word.
+extrapolated_attack: the same, its second half counted twice (ours).
+The two rivals are the class nearest the anchor to first order and the one that the bare classifier's minimum
+perturbation at the anchor reached, so they cost gradients of the classifier alone.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from ..compression.batches import over_images
+from ..compression.prediction import (
+    STEP_SIZES, by_survival, extrapolated_margin, first_order_margin, fit_sigmoid, image_wise, nearest_rivals,
+    short_attack,
+)
+from ..compression.rates import adversarial_rate
+from ..compression.records import Arrays, Measurement
+from ..compression.survival import kaplan_meier
+from .minimum_perturbation import distances
+from .rates import anchors, rates
+from .robust_accuracy import attacked
+from .workbench import BARE, Cell, Workbench, each
+
+GRADIENTS = {
+    "survival_clean": 0, "survival_anchor": 0, "image_wise": 0, "adversarial_rate": 1, "first_order": 1,
+    "short_attack": 2 * len(STEP_SIZES), "extrapolated_attack": 2 * len(STEP_SIZES),
+}
+"""Predictors in order, with the gradients through the purifier that each spends on an image."""
+
+
+def probes(bench: Workbench, cell: Cell, eps: float) -> Arrays:
+    """Per image: adversarial rate, first-order margin, and the short attack's margins, promise and gain."""
+
+    def compute() -> Arrays:
+        shared, keys = (bench.classifier, bench.purifier(cell)), bench.keys()
+        budget = np.full(len(bench.images), eps, np.float32)
+        anchor = anchors(bench, cell, bench.configuration.seeds[0])["anchor"]
+        nearest = over_images(nearest_rivals, shared[:1], anchor, bench.labels)
+        reached = distances(bench, cell).rival
+        first = np.where((reached >= 0) & (reached != bench.labels), reached, nearest[:, 0])
+        second = np.where(nearest[:, 0] == first, nearest[:, 1], nearest[:, 0])
+        found = over_images(short_attack, shared, bench.images, bench.labels, keys, budget,
+                            np.stack([first, second], 1), name=f"short attack of {cell}")
+        return {
+            "adversarial_rate": over_images(adversarial_rate, shared[::-1], bench.images, bench.labels, keys),
+            "first_order": over_images(first_order_margin, shared, bench.images, bench.labels, keys, budget),
+            **found._asdict(),
+        }
+
+    return bench.shard("prediction", f"{cell}-eps{eps:g}", compute)
+
+
+def survivors(bench: Workbench, cell: Cell, eps: float) -> Arrays:
+    """Per predictor that speaks of single images: which it says withstand eps."""
+    seed = bench.configuration.seeds[0]
+    probe, rate = probes(bench, cell, eps), rates(bench, cell, eps, seed)
+    distance = distances(bench, cell).distance
+    clean = anchors(bench, cell, seed)["margin"] < 0
+    return {
+        "image_wise": image_wise(distance, rate["l2"], eps),
+        "adversarial_rate": image_wise(distance, probe["adversarial_rate"], eps),
+        "first_order": probe["first_order"] < 0,
+        "short_attack": probe["margins"].max((1, 2)) < 0,
+        "extrapolated_attack": clean & (extrapolated_margin(probe["margins"]) < 0),
+    }
+
+
+class Evidence:
+    """Everything predictions of the whole grid depend on, so that a bootstrap can resample its images."""
+
+    def __init__(self, bench: Workbench):
+        seed = bench.configuration.seeds[0]
+        self.grid = [(cell, eps) for cell in bench.cells for eps in bench.configuration.eps]
+        self.n = len(bench.images)
+        self.measured = np.stack([attacked(bench, *at, "converged")["broken_at"] < 0 for at in self.grid])
+        self.gradients = np.stack([attacked(bench, *at, "converged")["gradients"] for at in self.grid]).mean()
+        self.rates = np.stack([rates(bench, *at, seed)["l2"] for at in self.grid])
+        self.clean = distances(bench, BARE)
+        self.anchors = {cell: distances(bench, cell) for cell in bench.cells}
+        said = [survivors(bench, *at) for at in self.grid]
+        self.said = {name: np.stack([s[name] for s in said]) for name in said[0]}
+        self.clean_accuracy = np.stack([anchors(bench, cell, seed)["margin"] < 0 for cell in bench.cells])
+
+    def predicted(self, predictor: str, images: np.ndarray) -> np.ndarray:
+        """Robust accuracy (%) of every cell as predicted from a (re)sample of the images."""
+        if predictor in self.said:
+            return 100 * self.said[predictor][:, images].mean(1)
+        curve = lambda found: kaplan_meier(found.distance[images], found.censored[images])
+        if predictor == "survival_clean":
+            curves = dict.fromkeys(self.anchors, curve(self.clean))
+        else:
+            curves = {cell: curve(found) for cell, found in self.anchors.items()}
+        return np.array([
+            100 * by_survival(curves[cell], rate[images], eps)
+            for (cell, eps), rate in zip(self.grid, self.rates, strict=True)
+        ])
+
+    def robust(self, images: np.ndarray) -> np.ndarray:
+        """Measured robust accuracy (%) of every cell on a (re)sample of the images."""
+        return 100 * self.measured[:, images].mean(1)
+
+
+def run(bench: Workbench) -> list[Measurement]:
+    """Predict and score every cell of the grid."""
+    for cell in each("probes", bench.cells):
+        for eps in bench.configuration.eps:
+            probes(bench, cell, eps)
+    evidence = Evidence(bench)
+    generator = np.random.default_rng(0)
+    samples = generator.integers(0, evidence.n, (bench.configuration.bootstrap, evidence.n))
+    scores = [m for name in GRADIENTS for m in _scores(bench, evidence, name, samples)]
+    return bench.write("prediction", [*_cells(bench, evidence), *scores, *_sigmoids(bench, evidence, samples[:200])])
+
+
+def _cells(bench: Workbench, evidence: Evidence) -> Iterator[Measurement]:
+    everyone, n = np.arange(evidence.n), evidence.n
+    predictions = {name: evidence.predicted(name, everyone) for name in GRADIENTS}
+    for i, (cell, eps) in enumerate(evidence.grid):
+        at = {**cell.at, "eps": eps}
+        yield bench.mean("prediction", "measured_robust_accuracy", 100 * evidence.measured[i], "%", at)
+        for name, values in predictions.items():
+            se = np.sqrt(values[i] * (100 - values[i]) / n)
+            yield bench.measurement("prediction", "predicted_robust_accuracy", values[i], se, n, "%",
+                                    {**at, "predictor": name})
+
+
+def _scores(bench: Workbench, evidence: Evidence, name: str, samples: np.ndarray) -> Iterator[Measurement]:
+    everyone, n, at = np.arange(evidence.n), evidence.n, {"predictor": name}
+    error = lambda images: evidence.predicted(name, images) - evidence.robust(images)
+    resampled = np.stack([error(images) for images in samples])
+    spread = lambda values: values.std(ddof=1)
+    found = error(everyone)
+    points = "percentage points"
+    absolute = np.abs(resampled).mean(1)
+    emit = lambda quantity, value, se, unit, at=at: bench.measurement("prediction", quantity, value, se, n, unit, at)
+    yield emit("mean_absolute_error", np.abs(found).mean(), spread(absolute), points)
+    yield emit("mean_absolute_error_low", np.quantile(absolute, 0.025), None, points)
+    yield emit("mean_absolute_error_high", np.quantile(absolute, 0.975), None, points)
+    yield emit("largest_error", np.abs(found).max(), spread(np.abs(resampled).max(1)), points)
+    yield emit("bias", found.mean(), spread(resampled.mean(1)), points)
+    for eps in bench.configuration.eps:
+        chosen = np.array([e == eps for _, e in evidence.grid])
+        yield emit("mean_absolute_error", np.abs(found[chosen]).mean(),
+                   spread(np.abs(resampled[:, chosen]).mean(1)), points, {**at, "eps": eps})
+    ranks = np.array([_spearman(evidence.predicted(name, i), evidence.robust(i)) for i in samples])
+    yield emit("spearman", _spearman(evidence.predicted(name, everyone), evidence.robust(everyone)), spread(ranks), "1")
+    yield emit("spearman_low", np.quantile(ranks, 0.025), None, "1")
+    yield emit("spearman_high", np.quantile(ranks, 0.975), None, "1")
+    if name in evidence.said:
+        agree = 100 * (evidence.said[name] == evidence.measured).mean(0)
+        yield bench.mean("prediction", "agreement", agree, "% of images", at)
+    yield emit("gradients", GRADIENTS[name], None, "gradients an image")
+    yield emit("cost", 100 * GRADIENTS[name] / evidence.gradients, None, "% of the converged attack's gradients")
+
+
+def _sigmoids(bench: Workbench, evidence: Evidence, samples: np.ndarray) -> Iterator[Measurement]:
+    if len(bench.cells) < 4:
+        return
+    everyone = np.arange(evidence.n)
+    for eps in bench.configuration.eps:
+        chosen = np.array([e == eps for _, e in evidence.grid])
+        fit = lambda images: fit_sigmoid(evidence.rates[chosen][:, images].mean(1), evidence.robust(images)[chosen])
+        found, resampled = fit(everyone), [fit(images) for images in samples]
+        for part, unit in (("plateau", "%"), ("center", "ratio"), ("width", "ratio"), ("intercept", "%")):
+            se = np.std([getattr(s, part) for s in resampled], ddof=1)
+            yield bench.measurement("prediction", f"sigmoid_{part}", getattr(found, part), se, evidence.n, unit, {"eps": eps})
+        clean = 100 * evidence.clean_accuracy.mean(0)
+        yield bench.mean("prediction", "mean_clean_accuracy", clean, "%", {"eps": eps})
+
+
+def _spearman(a: np.ndarray, b: np.ndarray) -> float:
+    from scipy.stats import rankdata
+
+    ranks = [rankdata(v) - (len(v) + 1) / 2 for v in (a, b)]
+    scale = np.sqrt((ranks[0] ** 2).sum() * (ranks[1] ** 2).sum())
+    return float((ranks[0] * ranks[1]).sum() / scale) if scale > 0 else 0.0

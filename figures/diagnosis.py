@@ -1,0 +1,74 @@
+"""Why the paper's prediction misses: its error in percentage points, split into causes."""
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ..compression.records import Measurement, read_records
+from . import style
+from .selection import distinct, get, select
+
+CAPTION = (
+    "Contributions that add up from the prediction at clean images, S_clean(rate x eps), to the measured robust "
+    "accuracy. Causes that lower it are stacked below 0, causes that raise it above; the diamond is their sum, "
+    "measured minus predicted. Columns are samplers, rows budgets."
+)
+COLOURS = {
+    "anchor_shift": style.SKY,
+    "heterogeneity": style.GREEN,
+    "norm": style.ORANGE,
+    "anisotropy": style.VERMILION,
+    "nonlinearity": style.PURPLE,
+    "residual": "#bdbdbd",
+}
+NAMES = {
+    "anchor_shift": "anchor differs from image",
+    "heterogeneity": "images differ in rate",
+    "norm": r"$\ell_\infty$, not $\ell_2$",
+    "anisotropy": "attack is no random direction",
+    "nonlinearity": "map bends within ε",
+    "residual": "rest",
+}
+
+
+@style.applied()
+def draw(folder: Path) -> Figure:
+    """The figure of a run's `diagnosis` records."""
+    records = select(read_records(folder, "diagnosis"), "contribution")
+    samplers, budgets = distinct(records, "sampler"), distinct(records, "eps")
+    figure = style.new_figure(0.7 + 2.0 * len(budgets))
+    axes = figure.subplots(len(budgets), len(samplers), sharex=True, sharey=True, squeeze=False)
+    for row, eps in zip(axes, budgets, strict=True):
+        for axis, sampler in zip(row, samplers, strict=True):
+            _stack(axis, select(records, "contribution", sampler=sampler, eps=eps))
+        row[0].set_ylabel("contribution\n(percentage points)")
+    for axis in axes[-1]:
+        axis.set_xlabel("purification step t* (steps)")
+    style.letter(axes.ravel(), [f"{style.SAMPLER_NAMES[s]}, ε = {eps:g}" for eps in budgets for s in samplers])
+    total, *causes = axes[0, 0].get_legend_handles_labels()[0]  # lines come before bars
+    style.legend_below(figure, [*causes, total], 4)
+    return figure
+
+
+def _stack(axis: Axes, records: list[Measurement]) -> None:
+    t_stars = sorted(distinct(records, "t_star"))
+    position, causes = np.arange(len(t_stars)), distinct(records, "cause")
+    values = np.array([[get(records, "contribution", t_star=t, cause=c).value for t in t_stars] for c in causes])
+    below, above = np.zeros(len(t_stars)), np.zeros(len(t_stars))
+    for cause, value in zip(causes, values, strict=True):
+        bottom = np.where(value < 0, below, above)
+        axis.bar(position, value, 0.7, bottom, color=COLOURS[cause], label=NAMES[cause])
+        below, above = below + np.minimum(value, 0), above + np.maximum(value, 0)
+    axis.plot(
+        position,
+        values.sum(0),
+        "D",
+        color=style.BLACK,
+        markersize=4,
+        markeredgecolor="white",
+        label="sum: measured − predicted",
+    )
+    axis.axhline(0, color=style.BLACK, linewidth=0.7)
+    axis.set_xticks(position, [str(t) for t in t_stars])

@@ -1,0 +1,89 @@
+"""Compression rates by sampler and t* (Table 2), by perturbation size (Table 5), and the Jacobian's spectrum."""
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from ..compression.records import Arrays, Measurement, read_records, read_shards
+from . import style
+from .selection import distinct, select
+
+CAPTION = (
+    "(a) Expected compression rate against the purification step, at the first budget: mean over images and "
+    "seeds, bars from the lowest to the highest seed. (b) The same at one t*, against the size of the random "
+    "perturbation; dotted lines mark the attack budgets. (c) Singular values of the purifier's Jacobian at that "
+    "t*: median over images, quartiles shaded; below 1 the purifier compresses."
+)
+
+
+@style.applied()
+def draw(folder: Path) -> Figure:
+    """The figure of a run's `rates` records."""
+    records, shards = read_records(folder, "rates"), read_shards(folder, "rates")
+    t_stars = distinct(records, "t_star")
+    shown = t_stars[len(t_stars) // 2]
+    figure = style.new_figure(2.9)
+    left, middle, right = figure.subplots(1, 3)
+    _by_time(left, records)
+    _by_size(middle, records, shown)
+    _spectra(right, shards, distinct(records, "sampler"), shown)
+    norms = [
+        Line2D([], [], color=style.GREY, linestyle=d, label=n)
+        for n, d in ((r"$\ell_2$", "-"), (r"$\ell_\infty$", "--"))
+    ]
+    style.legend_below(figure, style.sampler_handles(distinct(records, "sampler")) + norms, 5)
+    eps = _budgets(records)[0]
+    style.letter([left, middle, right], [f"by step, ε = {eps:g}", f"by size, t* = {shown}", f"Jacobian, t* = {shown}"])
+    return figure
+
+
+def _budgets(records: list[Measurement]) -> list[float]:
+    return list(records[0].run["configuration"]["eps"])
+
+
+def _by_time(axis: Axes, records: list[Measurement]) -> None:
+    for sampler in distinct(records, "sampler"):
+        colour, marker = style.SAMPLER_COLOURS[sampler], style.SAMPLER_MARKERS[sampler]
+        for norm, dashes in (("l2", "-"), ("linf", "--")):
+            found = select(records, f"rate_{norm}", sampler=sampler, eps=_budgets(records)[0])
+            t_stars = sorted(distinct(found, "t_star"))
+            seeds = [[m.value for m in found if m.at["t_star"] == t] for t in t_stars]
+            mean, low, high = np.array([(np.mean(s), min(s), max(s)) for s in seeds]).T
+            axis.errorbar(t_stars, mean, [mean - low, high - mean], color=colour, linestyle=dashes, marker=marker)
+    axis.set_xticks(distinct(records, "t_star"))
+    axis.set(xlabel="purification step t* (steps)", ylabel="expected rate (ratio)", xlim=(0, None), ylim=(0, None))
+
+
+def _by_size(axis: Axes, records: list[Measurement], t_star: int) -> None:
+    seed = records[0].run["configuration"]["seeds"][0]
+    for sampler in distinct(records, "sampler"):
+        for norm, dashes in (("l2", "-"), ("linf", "--")):
+            found = select(records, f"rate_{norm}", sampler=sampler, t_star=t_star, seed=seed)
+            found.sort(key=lambda m: m.at["eps"])
+            axis.plot(
+                [m.at["eps"] for m in found],
+                [m.value for m in found],
+                dashes,
+                color=style.SAMPLER_COLOURS[sampler],
+                marker=style.SAMPLER_MARKERS[sampler],
+            )
+    for eps in _budgets(records):
+        axis.axvline(eps, color=style.GREY, linestyle=":", linewidth=0.8, zorder=0)
+    axis.set_xscale("log", base=2)
+    sizes = sorted(distinct(select(records, "rate_l2", seed=seed), "eps"))
+    axis.set_xticks(sizes, [f"{eps:g}" for eps in sizes])
+    axis.set(xlabel="perturbation size (pixel units)", ylabel="expected rate (ratio)", ylim=(0, None))
+
+
+def _spectra(axis: Axes, shards: dict[str, Arrays], samplers: list[str], t_star: int) -> None:
+    for sampler in samplers:
+        values = shards[f"{sampler}-t{t_star}-spectra"]["singular_values"]
+        low, middle, high = np.quantile(values, [0.25, 0.5, 0.75], axis=0)
+        index = np.arange(1, len(middle) + 1)
+        axis.plot(index, middle, color=style.SAMPLER_COLOURS[sampler])
+        axis.fill_between(index, low, high, color=style.SAMPLER_COLOURS[sampler], alpha=0.2, linewidth=0)
+    axis.axhline(1, color=style.BLACK, linewidth=0.7)
+    axis.set(xlabel="direction (rank)", ylabel="singular value (ratio)", ylim=(0, None))

@@ -1,0 +1,110 @@
+"""The report of a run: one self-contained page with its answer, figures, tables, cost and provenance."""
+
+import base64
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import jinja2
+from matplotlib.figure import Figure
+
+from ..compression.records import Measurement, read_costs, read_manifest, read_records, write_atomic
+from . import diagnosis, minimum_perturbation, paper, prediction, rates, robust_accuracy, style, training
+from .headline import QUESTION, headline
+from .table import PAPER
+from .tables import TABLES
+
+TITLES = {
+    "prediction": "Robust accuracy predicted from compression",
+    "diagnosis": "Why the paper's prediction misses",
+    "robust_accuracy": "Robust accuracy, and whether the attack has converged",
+    "rates": "Compression rates",
+    "minimum_perturbation": "Minimum perturbations of the classifier",
+    "training": "The networks",
+}
+"""Experiments by what the reader wants to know first."""
+
+FIGURES = {
+    module.__name__.rpartition(".")[2]: module
+    for module in (prediction, diagnosis, robust_accuracy, rates, minimum_perturbation, training)
+}
+QUICK_IMAGES = 32
+"""With so few images a run is a tour, whose numbers are only indicative."""
+
+
+def write_report(folder: Path) -> Path:
+    """Draw the figures of a finished or unfinished run and write its report.
+
+    folder: the run's output folder. Writes figures/NAME.png and .svg for every experiment that has records, and
+    report.html, whose path is returned.
+
+    Raises RecordError if the folder holds no run of this version.
+    """
+    folder = Path(folder)
+    configuration, records = read_manifest(folder)["configuration"], read_records(folder)
+    by_experiment = {name: [m for m in records if m.experiment == name] for name in TITLES}
+    sections = [_section(folder, name, by_experiment) for name, found in by_experiment.items() if found]
+    page = _template().render(
+        question=QUESTION,
+        answer=headline(records),
+        quick=configuration["images"] <= QUICK_IMAGES,
+        configuration=dict(_flat(configuration)),
+        sections=sections,
+        missing=[name for name, found in by_experiment.items() if not found],
+        costs=read_costs(folder),
+        provenance=_provenance(records),
+        citation=paper.CITATION,
+        setting=paper.SETTING,
+        paper_column=PAPER,
+    )
+    write_atomic(folder / "report.html", page.encode())
+    return folder / "report.html"
+
+
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader(__package__, "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html.jinja")
+
+
+def _section(folder: Path, name: str, run: dict[str, list[Measurement]]) -> dict:
+    figure: Figure = FIGURES[name].draw(folder)
+    style.save(figure, folder / "figures", name)
+    image = base64.b64encode((folder / "figures" / f"{name}.svg").read_bytes()).decode()
+    about = folder / name / "about.txt"
+    return {
+        "name": name,
+        "title": TITLES[name],
+        "image": image,
+        "caption": FIGURES[name].CAPTION,
+        "width": round(96 * figure.get_figwidth()),
+        "tables": TABLES[name](run),
+        "about": about.read_text() if about.exists() else "",
+    }
+
+
+def _flat(values: dict, prefix: str = "") -> Iterable[tuple[str, str]]:
+    """Nested settings as ("training.seed", "0")."""
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _provenance(records: list[Measurement]) -> dict[str, str]:
+    """What determines the records; several values where a run was resumed on another machine."""
+    if not records:
+        return {}
+    rows: dict[str, Callable[[dict], object]] = {
+        "machine": lambda run: run["device"],
+        "versions": lambda run: ", ".join(f"{name} {version}" for name, version in run["versions"].items()),
+        "data SHA-256": lambda run: run["data_sha256"],
+        "classifier SHA-256": lambda run: run["weights_sha256"]["classifier"],
+        "denoiser SHA-256": lambda run: run["weights_sha256"]["denoiser"],
+    }
+    return {name: "; ".join(dict.fromkeys(str(of(m.run)) for m in records)) for name, of in rows.items()}

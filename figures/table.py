@@ -1,0 +1,66 @@
+"""A table of a report, and how numbers and cells are written in it."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from ..compression.records import Measurement
+from . import paper
+from .style import SAMPLER_NAMES
+
+NONE = "–"
+PAPER = f"paper, {paper.SETTING}:"
+"""How the heading of a column with the paper's numbers starts."""
+
+Row = dict[str, str]
+"""Texts by column heading, in order; all rows of a table have the same headings."""
+
+
+class Table(NamedTuple):
+    """A table of text; `note` says what stands behind the numbers."""
+
+    title: str
+    rows: list[Row]
+    note: str
+
+
+def number(m: Measurement | None, digits: int = 1) -> str:
+    """A measurement with its standard error.
+
+    >>> number(Measurement("rates", "rms_rate", 0.2345, 0.01, 8, "ratio"), 3)
+    '0.234 ± 0.010'
+    >>> number(None)
+    '–'
+    """
+    if m is None:
+        return NONE
+    return f"{m.value:.{digits}f}" + ("" if m.se is None else f" ± {m.se:.{digits}f}")
+
+
+def reported(value: float | None, digits: int = 1) -> str:
+    """A number of the paper, which has no error unless the paper gives one."""
+    return NONE if value is None else f"{value:.{digits}f}"
+
+
+def errors_over(records: list[Measurement]) -> str:
+    """The note of a table of means over images."""
+    return f"± standard error over images, n = {', '.join(str(n) for n in sorted({m.n for m in records}))}."
+
+
+def cells(records: list[Measurement]) -> Iterator[tuple[dict, int]]:
+    """Coordinates of each purifier, and its t* in steps of the paper's schedule."""
+    seen = []
+    for m in records:
+        cell = {name: m.at[name] for name in ("sampler", "t_star") if name in m.at}
+        if len(cell) == 2 and cell["t_star"] > 0 and cell not in seen:
+            seen.append(cell)
+            yield cell, cell["t_star"] * paper.STEPS // m.run["configuration"]["respaced"]
+
+
+def cell_columns(cell: dict, t: int) -> Row:
+    """The first columns of a row about one purifier."""
+    return {"sampler": SAMPLER_NAMES[cell["sampler"]], "t* (paper's t)": f"{cell['t_star']} ({t})"}
+
+
+def cell_name(cell: dict) -> str:
+    """A purifier in words."""
+    return f"{SAMPLER_NAMES[cell['sampler']]} at t* = {cell['t_star']}"

@@ -1,0 +1,79 @@
+"""The tables of each experiment: every number with its standard error, and the paper's beside it where there is one."""
+
+from collections.abc import Callable
+
+from ..compression.records import Measurement
+from . import paper
+from .selection import distinct, find, get, select
+from .table import NONE, PAPER, Row, Table, cell_columns, cell_name, cells, errors_over, number, reported
+from .tables_prediction import diagnosis, prediction
+from .tables_rates import rates
+
+Run = dict[str, list[Measurement]]
+"""Records by experiment."""
+
+
+def training(run: Run) -> list[Table]:
+    """Quality of the two networks."""
+    records = run["training"]
+    clean, errors = get(records, "clean_accuracy"), select(records, "noise_prediction_error")
+    rows = [{"network": "classifier", "quantity": "clean accuracy (%)", "ours": number(clean)}]
+    for m in errors:
+        quantity = f"noise error (mean squared) at t = {m.at['t']}"
+        rows.append({"network": "denoiser", "quantity": quantity, "ours": number(m, 4)})
+    return [Table("Networks, on all test images", rows, errors_over(records))]
+
+
+def minimum_perturbation(run: Run) -> list[Table]:
+    """Survival and fitted distribution at clean images and anchors."""
+    records = run["minimum_perturbation"]
+    budgets = distinct(select(records, "survival"), "eps")
+
+    def row(at: dict) -> Row:
+        survival = {f"survive eps {e:g} (%)": number(find(records, "survival", **at, eps=e)) for e in budgets}
+        return {
+            "at": "clean images" if at["t_star"] == 0 else f"anchors of {cell_name(at)}",
+            "clean accuracy (%)": number(find(records, "clean_accuracy", **at)),
+            **survival,
+            "mass at 0": number(find(records, "gaussian_zero", **at), 3),
+            "Gaussian mean (pixel)": number(find(records, "gaussian_mean", **at), 4),
+            "Gaussian s.d. (pixel)": number(find(records, "gaussian_std", **at), 4),
+            "never broken (%)": number(find(records, "censored", **at)),
+        }
+
+    rows = [row(m.at) for m in select(records, "clean_accuracy")]
+    return [Table("Minimum perturbations of the bare classifier (l_inf)", rows, errors_over(records))]
+
+
+def robust_accuracy(run: Run) -> list[Table]:
+    """Table 2, PGD with fixed randomness."""
+    records = run["robust_accuracy"]
+    names = {"paper": "paper's PGD", "converged": "converged", "stronger": "4x steps"}
+    shown = [
+        (eps, attack)
+        for eps in distinct(records, "eps")
+        for attack in names
+        if select(records, "robust_accuracy", eps=eps, attack=attack)
+    ]
+
+    def row(start: Row, cell: dict, theirs: paper.Cell | None) -> Row:
+        ours = {
+            f"ours: {names[a]}, eps {e:g}": number(find(records, "robust_accuracy", **cell, eps=e, attack=a))
+            for e, a in shown
+        }
+        return {**start, f"{PAPER} PGD-Fix": reported(theirs and theirs.robust), **ours}
+
+    rows = [row({"sampler": "no purifier", "t* (paper's t)": NONE}, {"sampler": "none", "t_star": 0}, None)]
+    for cell, t in cells(records):
+        rows.append(row(cell_columns(cell, t), cell, paper.TABLE_2.get(cell["sampler"], {}).get(t)))
+    return [Table("Table 2, robust accuracy (%) with fixed randomness", rows, errors_over(records))]
+
+
+TABLES: dict[str, Callable[[Run], list[Table]]] = {
+    "training": training,
+    "rates": rates,
+    "minimum_perturbation": minimum_perturbation,
+    "robust_accuracy": robust_accuracy,
+    "prediction": prediction,
+    "diagnosis": diagnosis,
+}

@@ -1,0 +1,106 @@
+"""The predictors' scores, Table 3 with the paper's numbers, and the causes of error."""
+
+from ..compression.records import Measurement
+from . import paper, predictors
+from .selection import distinct, find, select
+from .table import PAPER, Row, Table, cell_columns, cells, errors_over, number, reported
+
+RATIOS = {
+    "rate_drift": "rate over that at the smallest size",
+    "adversarial_over_random": "adversarial over random rate",
+    "linf_over_l2": "l_inf over l2 rate",
+    "gained_over_promised": "margin gained over promised to first order",
+}
+
+
+def prediction(run: dict[str, list[Measurement]]) -> list[Table]:
+    """How far off each predictor is, and Table 3 cell by cell."""
+    records = run["prediction"]
+    tables = [_predictions(records, run.get("rates", []), eps) for eps in distinct(records, "eps")]
+    return [_scores(records), *tables]
+
+
+def _scores(records: list[Measurement]) -> Table:
+    def score(quantity: str, predictor: str, digits: int = 1) -> str:
+        return number(find(records, quantity, predictor=predictor), digits)
+
+    def interval(quantity: str, predictor: str, digits: int) -> str:
+        sides = (predictors.overall(records, quantity + side, predictor).value for side in ("", "_low", "_high"))
+        return "{} [{}, {}]".format(*(f"{value:.{digits}f}" for value in sides))
+
+    def row(predictor: str) -> Row:
+        return {
+            "predictor": predictors.name(predictor),
+            "mean error (points)": interval("mean_absolute_error", predictor, 1),
+            "largest error (points)": score("largest_error", predictor),
+            "bias (points)": score("bias", predictor),
+            "rank correlation": interval("spearman", predictor, 3),
+            "agreement (% of images)": score("agreement", predictor),
+            "gradients an image": score("gradients", predictor, 0),
+            "cost (% of the attack)": score("cost", predictor),
+        }
+
+    measured = select(records, "measured_robust_accuracy")
+    note = (
+        f"Over {len(measured)} purifiers and budgets, n = {measured[0].n} images each; brackets are 95 % bootstrap "
+        "intervals, ± bootstrap standard errors over images. Agreement: images whose own prediction is right. "
+        "Gradients and cost count those through the purifier."
+    )
+    return Table("Predicted against measured robust accuracy", [*map(row, predictors.present(records))], note)
+
+
+def _predictions(records: list[Measurement], rates: list[Measurement], eps: float) -> Table:
+    def row(cell: dict, t: int) -> Row:
+        theirs = paper.TABLE_3.get(cell["sampler"]) if t == paper.TABLE_3_T else None
+        predicted = {
+            f"ours: {predictors.name(p)}": number(
+                find(records, "predicted_robust_accuracy", **cell, eps=eps, predictor=p)
+            )
+            for p in predictors.present(records)
+        }
+        return {
+            **cell_columns(cell, t),
+            f"{PAPER} clean accuracy": reported(theirs and theirs.clean),
+            f"{PAPER} rate": reported(theirs and theirs.rate, 3),
+            f"{PAPER} predicted, clean": reported(theirs and theirs.survival_clean),
+            f"{PAPER} predicted, anchors": reported(theirs and theirs.survival_anchor),
+            f"{PAPER} PGD": reported(theirs and theirs.robust),
+            "ours: clean accuracy": number(find(rates, "clean_accuracy", **cell)),
+            "ours: rate": number(find(rates, "rate_l2", **cell, eps=eps), 3),
+            **predicted,
+            "ours: measured": number(find(records, "measured_robust_accuracy", **cell, eps=eps)),
+        }
+
+    measured = select(records, "measured_robust_accuracy", eps=eps)
+    title = f"Table 3: robust accuracy (%) at eps {eps:g}, predicted and measured"
+    return Table(title, [row(*c) for c in cells(measured)], errors_over(measured))
+
+
+def diagnosis(run: dict[str, list[Measurement]]) -> list[Table]:
+    """Contributions to the error, and the ratios behind them."""
+    records = run["diagnosis"]
+    contributions = select(records, "contribution")
+    causes, budgets = distinct(contributions, "cause"), distinct(contributions, "eps")
+    ratios = [quantity for quantity in dict.fromkeys(m.quantity for m in records) if quantity != "contribution"]
+
+    def parts(at: dict) -> Row:
+        return {c.replace("_", " "): number(find(records, "contribution", **at, cause=c)) for c in causes}
+
+    def quotients(at: dict) -> Row:
+        return {RATIOS.get(q, q): number(find(records, q, **at), 3) for q in ratios}
+
+    return [
+        Table(
+            title,
+            [
+                {**cell_columns(cell, t), "eps": f"{eps:g}", **columns({**cell, "eps": eps})}
+                for eps in budgets
+                for cell, t in cells(contributions)
+            ],
+            errors_over(contributions),
+        )
+        for title, columns in (
+            ("Where the paper's prediction errs (percentage points)", parts),
+            ("Ratios behind the causes", quotients),
+        )
+    ]

@@ -1,0 +1,29 @@
+"""Denoising error of the noise predictor by time, and the classifier's clean accuracy."""
+
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from ..compression.records import read_records
+from . import style
+from .selection import get, line, select
+
+CAPTION = (
+    "Mean squared error of the predicted noise at test images, by step of the 1000-step schedule "
+    "(1 would be no prediction at all), with 95 % intervals over images."
+)
+
+
+@style.applied()
+def draw(folder: Path) -> Figure:
+    """The figure of a run's `training` records."""
+    records = read_records(folder, "training")
+    figure = style.new_figure(2.4, width=3.5)
+    axis = figure.subplots()
+    t, error, half = line(select(records, "noise_prediction_error"), "t")
+    axis.errorbar(t, error, half, color=style.BLUE, marker="o")
+    axis.set(xscale="log", yscale="log", xlabel="time t (steps of 1000)", ylabel="noise error (mean squared)")
+    clean = get(records, "clean_accuracy")
+    remark = f"classifier: {clean.value:.1f} ± {clean.se:.1f} %\nclean accuracy (n = {clean.n})"
+    axis.text(0.97, 0.95, remark, transform=axis.transAxes, ha="right", va="top")
+    return figure

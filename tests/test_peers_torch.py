@@ -1,0 +1,76 @@
+"""Our layers against torch's on the same weights."""
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from purimetry.compression.networks.convolution import convolve
+from purimetry.compression.networks.normalisation import GroupNorm
+from purimetry.compression.networks.unet import Block
+
+pytestmark = pytest.mark.peer
+torch = pytest.importorskip("torch")
+F = torch.nn.functional
+
+X = jax.random.normal(jax.random.key(0), (6, 5, 8))
+FLOAT = dict(rtol=1e-5, atol=1e-5)  # float32 sums of 72 products of order 1
+
+
+def first(x):
+    """[h, w, c] to torch's [1, c, h, w]."""
+    return torch.tensor(np.array(x)).permute(2, 0, 1)[None]
+
+
+def last(x):
+    return x[0].permute(1, 2, 0).detach().numpy()
+
+
+def vector(parameter):
+    return torch.tensor(np.array(parameter[...]))
+
+
+def convolution(x, kernel, bias=None):
+    return F.conv2d(x, torch.tensor(np.array(kernel).transpose(3, 2, 0, 1)), bias, padding=1)
+
+
+def randomised(module):
+    """Every weight drawn anew, so that no bias is 0 and no scale is 1."""
+    graph, state = nnx.split(module)
+    leaves, tree = jax.tree.flatten(state)
+    keys = jax.random.split(jax.random.key(3), len(leaves))
+    drawn = [0.3 * jax.random.normal(key, leaf.shape) for key, leaf in zip(keys, leaves, strict=True)]
+    return nnx.merge(graph, jax.tree.unflatten(tree, drawn))
+
+
+def test_convolve_and_its_gradients_equal_torchs():
+    kernel, cotangent = (jax.random.normal(jax.random.key(i), s) for i, s in ((1, (3, 3, 8, 4)), (2, (6, 5, 4))))
+    ours, pullback = jax.vjp(convolve, X, kernel)
+    x = first(X).requires_grad_()
+    weight = torch.tensor(np.array(kernel).transpose(3, 2, 0, 1), requires_grad=True)
+    theirs = F.conv2d(x, weight, padding=1)
+    theirs.backward(first(cotangent))
+    of_x, of_kernel = pullback(cotangent)
+    np.testing.assert_allclose(ours, last(theirs), **FLOAT)
+    np.testing.assert_allclose(of_x, last(x.grad), **FLOAT)
+    np.testing.assert_allclose(of_kernel, weight.grad.numpy().transpose(2, 3, 1, 0), **FLOAT)
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4, 8])
+def test_group_norm_equals_torchs(groups):
+    norm = randomised(GroupNorm(8, groups, rngs=nnx.Rngs(0)))
+    theirs = F.group_norm(first(5 + X), groups, vector(norm.scale), vector(norm.bias), norm.epsilon)
+    np.testing.assert_allclose(norm(5 + X), last(theirs), **FLOAT)
+
+
+def test_unet_block_equals_torchs():
+    block, embedding = randomised(Block(8, 12, 16, 4, nnx.Rngs(0))), jax.random.normal(jax.random.key(4), (16,))
+    grouped = lambda norm, x: F.group_norm(x, norm.groups, vector(norm.scale), vector(norm.bias), norm.epsilon)
+    convolved = lambda layer, x: convolution(x, layer.kernel[...], vector(layer.bias))
+    dense = lambda layer, x: F.linear(x, vector(layer.kernel).T, vector(layer.bias))
+    x = first(X)
+    h = convolved(block.conv_in, F.silu(grouped(block.norm_in, x)))
+    h = h + dense(block.time, torch.tensor(np.array(embedding)))[None, :, None, None]
+    skip = dense(block.skip, x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+    theirs = skip + convolved(block.conv_out, F.silu(grouped(block.norm_out, h)))
+    np.testing.assert_allclose(jax.jit(block)(X, embedding), last(theirs), **FLOAT)
