@@ -9,7 +9,7 @@ from importlib import import_module
 _HOME = {
     "compression.attacks.pgd": ("pgd", "converged_pgd"),
     "compression.attacks.search": ("attack_images",),
-    "compression.batches": ("over_images",),
+    "compression.batches": ("NonFinite", "over_images"),
     "compression.checks": ("check_images", "check_labels", "check_budget", "check_classifier", "check_purifier"),
     "compression.data": ("Dataset", "digits"),
     "compression.jacobian": ("jacobian", "rms_rate", "rms_rate_hutchinson"),
@@ -20,6 +20,7 @@ _HOME = {
     "compression.prediction": ("extrapolated_margin", "first_order_margin", "short_attack"),
     "compression.purifiers.diffusion": ("diffusion",),
     "compression.purifiers.identity": ("identity",),
+    "compression.purifiers.purify": ("purify",),
     "compression.randomness": ("configuration", "configurations"),
     "compression.rates": ("adversarial_rate", "compression_rate", "expected_rates"),
     "compression.records": ("Measurement", "read_records"),

@@ -27,7 +27,7 @@ def over_images(function: Callable, shared: tuple, *rows: Any, size: int = SHARD
     shared: pytrees that are the same for all images (purifier, classifier); inputs of the program, not constants.
     rows: pytrees of arrays or keys with the images along the first axis, all of one length n >= 1.
 
-    Raises FloatingPointError with the index of the first image whose result is not finite.
+    Raises NonFinite, a FloatingPointError, with the index of the first image whose result is not finite.
 
     >>> over_images(lambda scale, x: scale * x, (2.0,), jnp.arange(3.0)).tolist()
     [0.0, 2.0, 4.0]
@@ -47,16 +47,25 @@ def over_images(function: Callable, shared: tuple, *rows: Any, size: int = SHARD
     return result
 
 
+class NonFinite(FloatingPointError):
+    """A result that is not finite; `image` is the index of the first image concerned."""
+
+    def __init__(self, message: str, image: int):
+        super().__init__(message)
+        self.image = image
+
+
 def require_finite(result: Any, name: str = "result") -> None:
-    """Raise FloatingPointError, naming the first image, unless all of a batched result is finite."""
+    """Raise NonFinite, naming the first image, unless all of a batched result is finite."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(result):
         if not np.issubdtype(np.asarray(leaf).dtype, np.floating):
             continue
         bad = ~np.isfinite(np.asarray(leaf)).reshape(len(leaf), -1).all(1)
         if bad.any():
-            raise FloatingPointError(
+            raise NonFinite(
                 f"{name}{jax.tree_util.keystr(path)} is not finite for image {int(bad.argmax())} "
-                f"({int(bad.sum())} of {len(leaf)} images); check the purifier at this image and its weights"
+                f"({int(bad.sum())} of {len(leaf)} images); check the purifier at this image and its weights",
+                int(bad.argmax()),
             )
 
 
@@ -66,7 +75,7 @@ class _Static(NamedTuple):
     keywords: tuple
 
 
-def _static(function: Callable) -> Callable:
+def _static(function: Any) -> Any:
     """A partial as a hashable value, at every depth, so that an equal one finds the compiled program."""
     if not isinstance(function, partial):
         return function
@@ -74,7 +83,7 @@ def _static(function: Callable) -> Callable:
     return _Static(_static(function.func), tuple(map(_static, function.args)), keywords)
 
 
-def _dynamic(function: Callable) -> Callable:
+def _dynamic(function: Any) -> Any:
     if not isinstance(function, _Static):
         return function
     keywords = {name: _dynamic(value) for name, value in function.keywords}

@@ -14,18 +14,18 @@ from jaxtyping import Array, Bool, Float, Int
 from .attacks import linf
 from .losses import defended, margin
 from .survival import Survival
-from .types import Classifier, Image, Key, Label, Purifier, Scalar
+from .types import Budget, Classifier, Image, Key, Label, Purifier, Scalar
 
 STEP_SIZES = (1.0, 1.0, 0.5, 0.25)
 """Steps of the short attack relative to eps: to a corner of the budget, then across it and back."""
 
 
-def by_survival(curve: Survival, rates: Float[np.ndarray, "n"], eps: float) -> float:
+def by_survival(curve: Survival, rates: Float[np.ndarray, "n"], eps: Budget) -> float:
     """The paper's prediction S(CR eps): CR the mean rate, S the bare classifier's survival curve (Table 3)."""
     return float(curve(np.mean(rates) * eps))
 
 
-def image_wise(distance: Float[np.ndarray, "n"], rates: Float[np.ndarray, "n"], eps: float) -> Bool[np.ndarray, "n"]:
+def image_wise(distance: Float[np.ndarray, "n"], rates: Float[np.ndarray, "n"], eps: Budget) -> Bool[np.ndarray, "n"]:
     """Image i withstands eps if d_i > rate_i eps, d_i the minimum perturbation at its own anchor.
 
     With `rates.adversarial_rate` in place of the expected rate, the direction that matters is compared.
@@ -37,14 +37,14 @@ def image_wise(distance: Float[np.ndarray, "n"], rates: Float[np.ndarray, "n"], 
 
 
 def first_order_margin(
-    classifier: Classifier, purifier: Purifier, x: Image, label: Label, key: Key, eps: Scalar
+    classifier: Classifier, purifier: Purifier, x: Image, label: Label, key: Key, eps: Budget
 ) -> Scalar:
     """The largest margin within eps and [0, 1] of the defence linearised at x: one gradient; < 0 withstands."""
     value, gradient = jax.value_and_grad(lambda x: margin(classifier(purifier(x, key)), label))(x)
     return value + linear_gain(gradient, x, x, eps)
 
 
-def linear_gain(gradient: Image, at: Image, x: Image, eps: Scalar) -> Scalar:
+def linear_gain(gradient: Image, at: Image, x: Image, eps: Budget) -> Scalar:
     """How much a linear function with this gradient can still rise from `at`, within eps of x and [0, 1]."""
     best = linf.project(x + 2 * eps * jnp.sign(gradient), x, eps)
     return jnp.sum(gradient * (best - at))
@@ -72,7 +72,7 @@ class ShortAttack(NamedTuple):
 
 
 def short_attack(
-    classifier: Classifier, purifier: Purifier, x: Image, label: Label, key: Key, eps: Scalar,
+    classifier: Classifier, purifier: Purifier, x: Image, label: Label, key: Key, eps: Budget,
     rivals: Int[Array, "rivals"], *, step_sizes: tuple[float, ...] = STEP_SIZES,
 ) -> ShortAttack:
     """Relinearise a few times along the path towards each of a few rival classes.
@@ -97,7 +97,7 @@ def short_attack(
     return ShortAttack(*jax.vmap(towards)(rivals))
 
 
-def extrapolated_margin(margins: Float[np.ndarray, "... rivals visited"]) -> Float[np.ndarray, "..."]:
+def extrapolated_margin(margins: Float[np.ndarray | Array, "*images rivals visited"]) -> np.ndarray:
     """Where a full attack is predicted to end: the short attack's second half gains as much again (ours).
 
     Of the best margin so far over all rivals, m_0..m_K, this is m_K + (m_K - m_{K/2}): the limit of a geometric
@@ -108,7 +108,7 @@ def extrapolated_margin(margins: Float[np.ndarray, "... rivals visited"]) -> Flo
     """
     best = np.maximum.accumulate(np.asarray(margins).max(-2), axis=-1)
     half = (best.shape[-1] - 1) // 2
-    return 2 * best[..., -1] - best[..., half]
+    return np.asarray(2 * best[..., -1] - best[..., half])
 
 
 class Sigmoid(NamedTuple):

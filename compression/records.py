@@ -10,6 +10,7 @@ temporary file, flushed and renamed, and depend only on the configuration: a res
 """
 
 import hashlib
+import io
 import json
 import os
 import tempfile
@@ -87,16 +88,15 @@ def digest(arrays: Arrays) -> str:
 def save_arrays(path: Path, arrays: Arrays) -> None:
     """Write arrays as .npz with their SHA-256 inside, atomically."""
     arrays = {name: np.asarray(array) for name, array in arrays.items()}
-    with tempfile.SpooledTemporaryFile(max_size=2**28) as buffer:
-        np.savez(buffer, sha256=np.array(digest(arrays)), **arrays)
-        buffer.seek(0)
-        write_atomic(path, buffer.read())
+    buffer = io.BytesIO()
+    np.savez(buffer, sha256=np.array(digest(arrays)), **arrays)
+    write_atomic(path, buffer.getvalue())
 
 
 def load_arrays(path: Path) -> Arrays:
     """Read arrays written by `save_arrays`; RecordError if the file does not parse or match its SHA-256."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         expected = str(arrays.pop("sha256"))
     except Exception as error:  # zipfile, NumPy and zlib each raise their own kinds on damaged bytes

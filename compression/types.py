@@ -2,6 +2,7 @@
 
 from typing import NamedTuple, Protocol, runtime_checkable
 
+import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 from jaxtyping import Key as TypedKey
 
@@ -17,7 +18,7 @@ Keys = TypedKey[Array, "n"]
 Scalar = Float[Array, ""]
 Label = Int[Array, ""]
 Logits = Float[Array, "classes"]
-Budget = float | Scalar
+Budget = float | np.floating | Scalar
 """eps in pixel units; may be traced, and differ by image."""
 
 

@@ -70,5 +70,6 @@ def _stack(axis: Axes, records: list[Measurement]) -> None:
         markeredgecolor="white",
         label="sum: measured − predicted",
     )
+    axis.use_sticky_edges = False  # else the tallest stack touches the frame
     axis.axhline(0, color=style.BLACK, linewidth=0.7)
     axis.set_xticks(position, [str(t) for t in t_stars])

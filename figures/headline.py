@@ -3,7 +3,7 @@
 from ..compression.records import Measurement
 from . import predictors
 from .selection import find, select
-from .tables import number
+from .table import number
 
 QUESTION = "Does the compression of image space predict the robust accuracy that a purifier buys?"
 
@@ -26,8 +26,8 @@ def _prediction(records: list[Measurement]) -> str:
         f"Over {len(cells)} purifiers and budgets (n = {cells[0].n} images each), the paper's prediction, the survival "
         f"at the anchors read at the expected rate, misses the measured robust accuracy by "
         f"{_error(records, predictors.PAPERS)}; it needs no gradient of the purifier. Ours, the "
-        f"{predictors.name(predictors.OURS)}, misses by {_error(records, predictors.OURS)}, at {cost.value:.1f} % of the "
-        "gradients through the purifier that the converged attack takes."
+        f"{predictors.name(predictors.OURS)}, misses by {_error(records, predictors.OURS)}, at {cost.value:.1f} % "
+        "of the gradients through the purifier that the converged attack takes."
     )
 
 

@@ -27,9 +27,10 @@ def draw(folder: Path) -> Figure:
     samplers = [s for s in distinct(records, "sampler") if s != "none"]
     fit = [get(records, f"gaussian_{part}", sampler="none").value for part in FITTED]
     clean = shards["none-t0"]
-    rows = -(-(1 + len(samplers)) // 2)
+    columns = 3 if len(samplers) == 2 else 2
+    rows = -(-(1 + len(samplers)) // columns)
     figure = style.new_figure(0.3 + 2.3 * rows)
-    axes = figure.subplots(rows, 2, squeeze=False).ravel()
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
     _histogram(axes[0], clean, fit)
     for axis, sampler in zip(axes[1:], samplers, strict=False):
         _survival(axis, sampler, clean, fit, shards, select(records, "clean_accuracy", sampler=sampler))
@@ -44,7 +45,8 @@ def draw(folder: Path) -> Figure:
 def _histogram(axis: Axes, clean: Arrays, fit: list[float]) -> None:
     zero, mean, std = fit
     distance = clean["distance"][~clean["censored"]]
-    n, bins = len(clean["distance"]), np.linspace(0, distance.max(), 25)
+    n = len(clean["distance"])
+    bins = np.linspace(0, distance.max(), min(25, 6 + n // 8))
     positive = distance[distance > 0]
     axis.hist(positive, bins, weights=np.full(len(positive), 100 / n), color=style.SKY, label=f"measured (n = {n})")
     axis.bar(0, 100 * zero, width=bins[1] / 2, color=style.VERMILION, label=f"misclassified: {100 * zero:.1f} %")

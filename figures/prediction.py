@@ -16,8 +16,8 @@ CAPTION = (
     "(a) Measured robust accuracy (converged attack, fixed randomness) against the expected l2 rate, with a "
     "sigmoid fitted for each budget; the diamond at rate 0 is the purifiers' mean clean accuracy, which the "
     "curves should meet. (b) Predicted against measured robust accuracy for every purifier and budget: the "
-    "paper's prediction, made without any gradient of the purifier, and ours. The grey band reaches 3 points to either side of "
-    "equality. Filled markers are the first budget. Bars are 95 % intervals over images."
+    "paper's prediction, made without any gradient of the purifier, and ours. The grey band reaches 3 points to either "
+    "side of equality. Filled markers are the first budget. Bars are 95 % intervals over images."
 )
 SHOWN = {predictors.PAPERS: (style.ORANGE, "paper"), predictors.OURS: (style.BLUE, "ours")}
 BAND = 3.0
@@ -86,7 +86,9 @@ def _against_rate(axis: Axes, records: list[Measurement], folder: Path) -> list[
         )
         for eps, dash in zip(budgets, dashes, strict=True)
     ]
-    return [*style.sampler_handles(distinct(measured, "sampler"), "none"), clean, *fits]
+    handles = [*style.sampler_handles(distinct(measured, "sampler"), "none"), clean, *fits]
+    blank = Line2D([], [], linestyle="none", label=" ")
+    return handles + [blank] * (6 - len(handles))  # three rows, as in the other legend, so that the panels align
 
 
 def _sigmoid(x: np.ndarray, records: list[Measurement], eps: float) -> np.ndarray:

@@ -19,12 +19,14 @@ PROBE = """<script>addEventListener("load", () => {
   const root = document.documentElement, images = [...document.images];
   parent.postMessage(JSON.stringify({
     width: innerWidth, overflow: root.scrollWidth - root.clientWidth,
-    figures: images.filter(i => i.complete && i.naturalWidth > 0).length, alternatives: images.filter(i => i.alt).length,
+    figures: images.filter(i => i.complete && i.naturalWidth > 0).length,
+    alternatives: images.filter(i => i.alt).length,
     tables: [...document.querySelectorAll("table")].filter(t => t.rows.length > 1).length,
     fetched: performance.getEntriesByType("resource").map(e => e.name).filter(n => !n.startsWith("data:")),
   }), "*");
 });</script>"""
-FRAME = """<!doctype html><title></title><script>addEventListener("message", e => { document.title = e.data; });</script>
+FRAME = """<!doctype html><title></title>
+<script>addEventListener("message", e => { document.title = e.data; });</script>
 <iframe src="report.html" width="WIDTH" height="900" style="border: 0"></iframe>"""
 """Windows cannot be narrower than about 500 px, frames can."""
 

@@ -34,3 +34,17 @@ def _purify(noise_predictor, steps, step_key, x: Image, key: Key) -> Image:
     if len(steps.t) == 0:
         return x
     return jnp.clip((samplers.run(steps, noise_predictor, 2 * x - 1, key, step_key) + 1) / 2, 0, 1)
+
+
+def is_diffusion(purifier: Purifier) -> bool:
+    """Whether a purifier was made by `diffusion`."""
+    return isinstance(purifier, Partial) and purifier.func is _purify
+
+
+def first_bad_step(purifier: Purifier, x: Image, key: Key) -> int | None:
+    """The reverse step t (of t*..1) after which a purifier made by `diffusion` is first not finite, None if none."""
+    noise_predictor, steps, step_key = purifier.args
+    noisy = samplers.diffuse(steps, 2 * x - 1, key, step_key)
+    states = samplers.denoise(steps, noise_predictor, noisy, key, step_key)[1]
+    bad = ~jnp.isfinite(states).reshape(len(steps.t), -1).all(1)
+    return int(steps.t[bad.argmax()]) if bad.any() else None

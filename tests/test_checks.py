@@ -1,0 +1,115 @@
+"""Bad input gets an error that names what was expected, what came and what to do."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import purimetry as pm
+
+GOOD = np.full((2, 4, 4, 1), 0.5, np.float32)
+KEYS = pm.configurations(0, np.arange(2))
+
+
+@pytest.mark.parametrize("images, error, message", [
+    (np.zeros((2, 4, 4, 1), np.uint8), TypeError, "floating point .* got uint8; divide integer pixels by 255"),
+    (GOOD[0], ValueError, r"must be \[n, height, width, channel\], got shape \(4, 4, 1\); for one, use x\[None\]"),
+    (GOOD[:0], ValueError, "at least one image"),
+    (np.where(np.arange(2)[:, None, None, None] == 1, np.nan, GOOD), ValueError, "must be finite, image 1 is not"),
+    (2 * GOOD - 1 - 0.1, ValueError, r"must lie in \[0, 1\], got \[-0.1, -0.1\]; rescale"),
+    (255 * GOOD, ValueError, r"must lie in \[0, 1\], got \[127.5, 127.5\]"),
+])
+def test_images(images, error, message):
+    with pytest.raises(error, match=message):
+        pm.check_images(images)
+    with pytest.raises(error, match=message):
+        pm.purify(pm.identity, images, KEYS)
+
+
+@pytest.mark.parametrize("labels, error, message", [
+    (np.zeros(2), TypeError, "must be integers, got float64"),
+    (np.zeros(3, int), ValueError, r"must have shape \(2,\)"),
+    (np.array([0, -1]), ValueError, r"must lie in 0..9, got -1..0"),
+    (np.array([0, 10]), ValueError, r"must lie in 0..9, got 0..10"),
+])
+def test_labels(labels, error, message):
+    with pytest.raises(error, match=message):
+        pm.check_labels(labels, 2, 10)
+
+
+@pytest.mark.parametrize("eps", [0.0, -0.1, 8.0, float("nan"), np.array([0.1, 0.0])])
+def test_budget(eps):
+    with pytest.raises(ValueError, match=r"budget in pixel units in \(0, 1\]"):
+        pm.check_budget(eps)
+
+
+@pytest.mark.parametrize("classifier, error, message", [
+    (lambda x: jax.nn.softmax(x.ravel()), ValueError, "returns probabilities .* expected logits; remove its softmax"),
+    (lambda x: x, ValueError, "vector of logits"),
+    (lambda x: x.ravel() * jnp.nan, FloatingPointError, "non-finite logits"),
+])
+def test_classifier(classifier, error, message):
+    with pytest.raises(error, match=message):
+        pm.check_classifier(classifier, GOOD)
+
+
+def test_classifier_that_gives_logits_passes():
+    assert pm.check_classifier(lambda x: x.ravel(), GOOD) == 16
+
+
+class Restless:
+    """Random although its key is fixed: it draws from a generator of its own."""
+
+    def __init__(self):
+        self.generator = np.random.default_rng(0)
+
+    def __call__(self, x, key):
+        return x * self.generator.uniform()
+
+
+@pytest.mark.parametrize("purifier, error, message", [
+    (lambda x, key: x[:2], ValueError, r"must keep the image's shape \(4, 4, 1\), got \(2, 4, 1\)"),
+    (Restless(), ValueError, "random although its key is fixed; draw all its noise from the key"),
+    (lambda x, key: x * jnp.inf, FloatingPointError, "non-finite pixels"),
+    (lambda x, key: 2 * x - 1.5, ValueError, r"pixels in \[0, 1\], got \[-0.5, -0.5\]"),
+])
+def test_purifier(purifier, error, message):
+    with pytest.raises(error, match=message):
+        pm.check_purifier(purifier, GOOD, KEYS)
+
+
+def test_purifiers_that_keep_the_contract_pass():
+    steps = pm.ddpm(pm.respaced(pm.linear(), 100), 3)
+    for purifier in (pm.identity, pm.diffusion(lambda x_t, t: 0.1 * x_t, steps)):
+        pm.check_purifier(purifier, GOOD, KEYS)
+
+
+def test_a_loop_that_overflows_names_the_image_and_the_step():
+    """The predictor is bad for bright images from the network's time 29, which is step t = 3 of 100, downwards."""
+    steps = pm.ddim(pm.respaced(pm.linear(), 100), 5)
+    predictor = lambda x_t, t: jnp.where((t <= 29) & (x_t.mean() > 0.5), jnp.inf, 0 * x_t)
+    images = np.stack([np.zeros((4, 4, 1)), np.ones((4, 4, 1))]).astype(np.float32)
+    with pytest.raises(pm.NonFinite, match="not finite for image 1 .* first in reverse step t = 3") as caught:
+        pm.purify(pm.diffusion(predictor, steps), images, KEYS)
+    assert caught.value.image == 1
+
+
+def test_rows_of_different_lengths():
+    with pytest.raises(ValueError, match="must share one length >= 1"):
+        pm.over_images(lambda a, b: a + b, (), jnp.zeros(2), jnp.zeros(3))
+
+
+def test_an_equal_partial_made_anew_finds_the_compiled_program():
+    from functools import partial
+
+    from purimetry.compression import batches
+
+    before = batches._over_shard._cache_size()
+    for eps in (0.1, 0.2, 0.3):
+        for _ in range(2):
+            pm.attack_images(partial(pm.pgd, steps=2), lambda_classifier, pm.identity, GOOD, np.array([0, 1]), KEYS, eps)
+    assert batches._over_shard._cache_size() - before <= 5  # clean, restart, segment, last, verify
+
+
+def lambda_classifier(x):
+    return jnp.stack([x.mean(), 0.4 + 0 * x.mean()])

@@ -1,0 +1,104 @@
+"""The command line: what a user types, and what it says when that cannot be done."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from purimetry.compression.data import digits
+from purimetry.experiments import models
+from purimetry.experiments.command_line import EXPERIMENTS, main
+from purimetry.experiments.configuration import Configuration, Training, quick
+from purimetry.experiments.workbench import Workbench
+
+
+@pytest.fixture(autouse=True)
+def showwarning(monkeypatch):
+    """`main` says warnings its own way; give the tests' way back."""
+    import warnings
+
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+
+
+def test_list_names_every_experiment(capsys):
+    assert main(["list"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(EXPERIMENTS)
+
+
+def test_every_option_is_explained_with_its_default():
+    script = "from purimetry.experiments.command_line import main; main(['reproduce', '--help'])"
+    shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False).stdout
+    flat = " ".join(shown.split())
+    for option in ("--images", "--eps", "--t-stars", "--draws", "--denoiser-steps", "--quick", "--out"):
+        assert option in flat
+    for words in ("pixel", "default: 128", "default: 0.1 0.2"):
+        assert words in flat
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["--images", "501"], "digits has 500 test images"),
+    (["--images", "1"], "at least 2"),
+    (["--eps", "8"], "budget in pixel units"),
+    (["--t-stars", "101"], "t_star counts steps of the schedule, 0..100, got 101"),
+    (["--respaced", "33"], "must divide the schedule's 1000 steps"),
+    (["--seeds"], "--seeds is empty"),
+])
+def test_what_cannot_be_met_is_said_before_any_work(tmp_path, capsys, arguments, message):
+    assert main(["run", "training", "--out", str(tmp_path / "out"), *arguments]) == 1
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_foreign_folder_is_an_error_and_not_a_traceback(tmp_path, capsys):
+    (tmp_path / "notes.txt").write_text("mine")
+    assert main(["run", "training", "--out", str(tmp_path)]) == 1
+    assert "is not a run of purimetry" in capsys.readouterr().err
+    assert main(["report", str(tmp_path)]) == 1
+
+
+def test_quick_is_a_smaller_run_of_the_same_kind():
+    full, tour = Configuration(), quick(Configuration())
+    assert tour.images < full.images and set(tour.samplers) < set(full.samplers)
+    assert tour.determinants().keys() == full.determinants().keys()
+
+
+def test_the_two_folders_do_not_determine_records(tmp_path):
+    one, two = Configuration(out=tmp_path / "a"), Configuration(out=tmp_path / "b", cache=tmp_path)
+    assert one.determinants() == two.determinants()
+    assert json.loads(json.dumps(one.determinants()))["images"] == 128
+
+
+def test_a_measurement_says_what_determines_it(tmp_path):
+    training = Training(classifier_steps=2, denoiser_steps=2)
+    bench = Workbench(Configuration(out=tmp_path / "out", cache=tmp_path / "cache", images=4, training=training))
+    found = bench.mean("rates", "rate", np.array([1.0, 2.0, 3.0, 4.0]), "ratio", {"t_star": 1})
+    assert (found.value, found.n) == (2.5, 4)
+    assert found.se == pytest.approx(np.std([1, 2, 3, 4], ddof=1) / 2)
+    assert {"configuration", "versions", "device", "data_sha256", "weights_sha256", "seed"} == set(found.run)
+
+
+def test_trained_weights_are_cached_and_rebuilt_when_damaged(tmp_path):
+    training, dataset = Training(classifier_steps=3), digits()
+    first = models.classifier(training, dataset, tmp_path)[1]
+    (path,) = tmp_path.iterdir()
+    written = path.stat().st_mtime_ns
+    assert models.classifier(training, dataset, tmp_path)[1] == first
+    assert path.stat().st_mtime_ns == written
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.warns(UserWarning, match="building it again"):
+        assert models.classifier(training, dataset, tmp_path)[1] == first
+    assert models.classifier(Training(classifier_steps=4), dataset, tmp_path)[1] != first
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_the_test_split_is_fixed_and_stratified():
+    data = digits()
+    assert data.test_images.shape == (500, 8, 8, 1) and data.train_images.shape == (1297, 8, 8, 1)
+    assert data.test_images.min() == 0 and data.test_images.max() == 1
+    counts = np.bincount(data.test_labels)
+    assert counts.min() >= 48 and counts.max() <= 51
+    assert data.fingerprint == digits().fingerprint
+    every = np.concatenate([data.train_images, data.test_images]).reshape(1797, -1).sum(1)
+    assert every.sum() == pytest.approx(561718 / 16, rel=1e-6)  # scikit-learn's own sum of all pixels

@@ -1,0 +1,75 @@
+"""A run that is killed, several times and at any moment, ends with the bytes of one that was not."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+TINY = (
+    "run", "prediction", "--images", "4", "--samplers", "ddim", "--t-stars", "1", "2", "--eps", "0.1", "--seeds", "0",
+    "--draws", "2", "--attack-steps", "2", "--attack-restarts", "2", "--paper-steps", "4", "--bootstrap", "10",
+    "--classifier-steps", "300", "--denoiser-steps", "260",
+)
+
+
+def start(folder: Path, cache: Path) -> subprocess.Popen:
+    command = [sys.executable, "-c", "import sys; from purimetry.experiments.command_line import main; sys.exit(main())"]
+    return subprocess.Popen([*command, *TINY, "--out", str(folder), "--cache", str(cache)],
+                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=dict(os.environ))
+
+
+def wait_for(process: subprocess.Popen, condition) -> None:
+    while not condition():
+        if process.poll() is not None:
+            pytest.fail(f"ended with {process.returncode} before it could be killed: {process.stdout.read()}")
+        time.sleep(0.01)
+
+
+def finish(process: subprocess.Popen) -> str:
+    output = process.communicate(timeout=300)[0]
+    assert process.returncode == 0, output
+    return output
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Everything a run leaves but what tells of time."""
+    found = (p for pattern in ("*/records.jsonl", "*/shards/*", "run.json") for p in folder.glob(pattern))
+    return {str(p.relative_to(folder)): p.read_bytes() for p in found}
+
+
+def test_killed_runs_end_with_the_same_bytes(tmp_path):
+    out, cache = tmp_path / "killed", tmp_path / "killed-cache"
+    shards = lambda: len(list(out.glob("*/shards/*.npz")))
+    moments = (
+        lambda: list(cache.glob("denoiser-*-training.safetensors")),
+        lambda: shards() >= 2,
+        lambda: shards() >= 7,
+        lambda: list(out.glob("prediction/shards/*.npz")),
+    )
+    for moment in moments:
+        process = start(out, cache)
+        wait_for(process, moment)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+    assert not (out / "prediction/records.jsonl").exists()
+    finish(start(out, cache))
+    assert not list(cache.glob("*-training.safetensors"))
+
+    finish(start(tmp_path / "undisturbed", tmp_path / "other-cache"))
+    ours, theirs = files(out), files(tmp_path / "undisturbed")
+    assert ours.keys() == theirs.keys() and len(ours) > 8
+    assert all(ours[name] == theirs[name] for name in ours)
+
+
+def test_interrupt_says_how_to_go_on(tmp_path):
+    process = start(tmp_path / "out", tmp_path / "cache")
+    wait_for(process, lambda: list((tmp_path / "cache").glob("classifier-*")))
+    process.send_signal(signal.SIGINT)
+    output = process.communicate(timeout=60)[0]
+    assert process.returncode == 130
+    assert "the same command resumes" in output

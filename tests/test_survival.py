@@ -1,0 +1,113 @@
+"""Survival curves against SciPy, fits against what they were drawn from, minimum perturbations against geometry."""
+
+from functools import partial
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+import purimetry as pm
+
+
+def censored_sample(n=60, seed=0):
+    generator = np.random.default_rng(seed)
+    time, limit = generator.exponential(1, n).round(1), generator.exponential(2, n).round(1)
+    return np.minimum(time, limit), time > limit
+
+
+def test_kaplan_meier_equals_scipy_with_censoring_and_ties():
+    distance, censored = censored_sample()
+    ours = pm.kaplan_meier(distance, censored)
+    theirs = stats.ecdf(stats.CensoredData(uncensored=distance[~censored], right=distance[censored])).sf
+    np.testing.assert_allclose(ours(theirs.quantiles), theirs.probabilities, atol=1e-12)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        band = theirs.confidence_interval(0.95, method="log-log")
+    inside = (ours(theirs.quantiles) < 1) & (ours(theirs.quantiles) > 0)
+    events = np.isin(theirs.quantiles, ours.at) & inside
+    for mine, bound in ((ours.lower, band.low), (ours.upper, band.high)):
+        expected = bound.probabilities[events]
+        np.testing.assert_allclose(mine[np.isin(ours.at, theirs.quantiles[events])], expected, atol=1e-6)
+
+
+def test_without_censoring_it_is_the_empirical_survival():
+    distance = np.array([0.0, 0.0, 0.1, 0.3, 0.3])
+    curve = pm.kaplan_meier(distance, np.zeros(5, bool))
+    for eps in (0.0, 0.05, 0.1, 0.2, 0.3, 1.0):
+        assert curve(eps) == pytest.approx((distance > eps).mean())
+    assert curve.clean == pytest.approx(0.6)
+
+
+def test_band_covers_the_truth_as_often_as_it_says():
+    """At the median of an exponential, the 95 % band covers in 95 % of samples (binomial error 1.5 % over 200)."""
+    covered = 0
+    for seed in range(200):
+        generator = np.random.default_rng(seed)
+        curve = pm.kaplan_meier(generator.exponential(1, 80), np.zeros(80, bool))
+        step = np.searchsorted(curve.at, np.log(2), side="right") - 1
+        covered += curve.lower[step] <= 0.5 <= curve.upper[step]
+    assert 0.89 < covered / 200 <= 1
+
+
+def test_gaussian_fit_recovers_what_it_was_drawn_from():
+    generator = np.random.default_rng(0)
+    distance = np.where(generator.random(4000) < 0.1, 0, generator.normal(0.3, 0.05, 4000))
+    censored = distance > 0.35
+    fit = pm.fit_zero_inflated_gaussian(np.minimum(distance, 0.35), censored)
+    for found, true, se in zip(fit[:3], (0.1, 0.3, 0.05), fit.se, strict=True):
+        assert abs(found - true) < 4 * se
+        assert se < 0.01
+
+
+@pytest.mark.parametrize("distance, censored", [
+    (np.zeros(0), np.zeros(0, bool)), (np.zeros((2, 2)), np.zeros((2, 2), bool)), (np.zeros(3), np.zeros(2, bool)),
+])
+def test_kaplan_meier_refuses_other_shapes(distance, censored):
+    with pytest.raises(ValueError, match="two vectors of one length"):
+        pm.kaplan_meier(distance, censored)
+
+
+def test_gaussian_needs_positive_distances():
+    with pytest.raises(ValueError, match="at least 3 uncensored positive"):
+        pm.fit_zero_inflated_gaussian(np.zeros(10), np.zeros(10, bool))
+
+
+def test_minimum_perturbation_of_a_linear_classifier_is_its_distance():
+    """For logits W x the l_inf distance to the boundary is -margin / ||w||_1 while the box does not bind."""
+    weights = np.random.default_rng(1).normal(size=(3, 16)).astype(np.float32)
+    images = np.random.default_rng(2).uniform(0.4, 0.6, (20, 4, 4, 1)).astype(np.float32)
+    labels = np.arange(20, dtype=np.int32) % 3
+    logits = images.reshape(20, -1) @ weights.T
+    slopes = np.abs(weights[None] - weights[labels][:, None]).sum(-1)
+    others = np.arange(3)[None] != labels[:, None]
+    gap = (logits[np.arange(20), labels][:, None] - logits) / np.where(others, slopes, np.inf)
+    nearest = np.where(others, gap, np.inf).min(1)
+    exact = np.maximum(nearest, 0)
+    attack = partial(pm.converged_pgd, steps=8, restarts=3)
+    found = pm.minimum_perturbations(attack, Linear(weights), images, labels, eps_max=0.4, halvings=8)
+    seen = exact < 0.35
+    assert (~found.censored[seen]).all()
+    # The bisection resolves 0.4 / 2^8; the search can only overestimate, but for float32 rounding.
+    np.testing.assert_allclose(found.distance[seen], exact[seen], atol=0.4 / 2**8 + 1e-6)
+    assert (found.distance[seen] > exact[seen] - 1e-6).all()
+    reached = seen & (exact > 0)
+    np.testing.assert_array_equal(found.rival[reached], np.where(others, gap, np.inf).argmin(1)[reached])
+
+
+def test_what_is_never_broken_is_censored_at_the_limit():
+    images = np.full((3, 2, 2, 1), 0.5, np.float32)
+    found = pm.minimum_perturbations(
+        partial(pm.converged_pgd, steps=2, restarts=1), lambda x: jnp.array([1.0, 0.0]), images,
+        np.array([0, 1, 0], np.int32), eps_max=0.25, halvings=3,
+    )
+    assert found.censored.tolist() == [True, False, True]
+    assert found.distance.tolist() == [0.25, 0.0, 0.25]
+    assert found.rival.tolist() == [-1, 0, -1]
+
+
+class Linear:
+    def __init__(self, weights):
+        self.weights = weights
+
+    def __call__(self, x):
+        return jnp.asarray(self.weights) @ x.reshape(-1)
