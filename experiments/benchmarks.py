@@ -1,14 +1,8 @@
 """How fast we are, against the same networks with the same weights in PyTorch, measured in the same run.
 
-Command: purimetry run benchmarks (needs the `peers` extra)
-Time: about 2 minutes on 2 idle cores of an AMD EPYC.
-Expect: ours up to twice as fast on 20 images, PyTorch in float32 up to 1.4 times faster on 200, and our gradient in
-    an eighth of its memory. On one core (CPU seconds, 200
-    digits, ours / PyTorch / channels-last / bfloat16): purification 0.077 / 0.067 / 0.080 / 0.21, attack gradient
-    0.24 / 0.18 / 0.18 / 0.42 (ours computes every step twice, to hold 30 MiB instead of 244), rates 0.16 / 0.13 /
-    0.16 / 0.42, minimum perturbations 0.23 / 0.22 / 0.26 / 0.73. A convolution's gradient in a scan: ten times faster
-    than `lax`. Run it on an idle machine: where cores are shared, PyTorch's threads wait for each other, and its
-    wall-clock times grow several-fold, which says nothing about it.
+Command: purimetry benchmarks (needs the `peers` extra; `make test` installs it)
+Time: about 3 minutes on 2 idle cores of an AMD EPYC; a busy machine says nothing, for threads wait for each other.
+Expect: on batches of 200 digits, near parity with PyTorch in float32; a gradient in an eighth of its memory.
 
 PyTorch runs eagerly in float32, in its default layout, channels-last, and in bfloat16 (which gives up precision).
 Before anything is timed, the networks' outputs and the whole purification must agree to 1e-4. Every number is the
@@ -92,6 +86,16 @@ def memory(setting: Setting = Setting()) -> list[dict]:
         rows.append({"name": f"attack gradient, {setting.images} images", "ours_mib": ours, "peer": peer,
                      "peer_mib": theirs, "ratio": theirs / ours})
     return rows
+
+
+def main(setting: Setting = Setting()) -> None:
+    """Print both tables."""
+    for row in run(setting):
+        print(f"{row['name']:58s}ours {1e3 * row['ours_seconds']:8.1f} ms   {row['peer']:22s}"
+              f"{1e3 * row['peer_seconds']:8.1f} ms   ratio {row['ratio']:5.2f}", flush=True)
+    for row in memory(setting):
+        print(f"memory of {row['name']:48s}ours {row['ours_mib']:8.1f} MiB  {row['peer']:22s}"
+              f"{row['peer_mib']:8.1f} MiB  ratio {row['ratio']:5.2f}")
 
 
 class Case:

@@ -69,10 +69,9 @@ Command = (
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; 0 on success, 1 on an error that the message explains, 130 when interrupted."""
-    command = tyro.cli(Command, prog="purimetry", args=arguments, config=(tyro.conf.OmitArgPrefixes,))
     warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
     try:
-        _execute(command)
+        _execute(tyro.cli(Command, prog="purimetry", args=arguments, config=(tyro.conf.OmitArgPrefixes,)))
     except KeyboardInterrupt:
         print("interrupted; the same command resumes where it stopped", file=sys.stderr)
         return 130
@@ -99,7 +98,11 @@ def _execute(command) -> None:
         case Report():
             _report(command.folder)
         case Benchmarks():
-            import_module(".benchmarks", __package__).main()
+            try:
+                benchmarks = import_module(".benchmarks", __package__)
+            except ModuleNotFoundError as error:
+                raise ValueError(f"the benchmarks need {error.name}; install the extra `peers`") from error
+            benchmarks.main()
 
 
 def _run(names: list[str], configuration: Configuration) -> None:

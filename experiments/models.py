@@ -14,11 +14,19 @@ from ..compression.networks.pure import Network, pure
 from ..compression.records import RecordError
 from ..compression.training import losses, loop
 from ..compression.weights import fingerprint, load_tree, save_tree
-from .configuration import Training
+from .configuration import Training, default_cache
 from .progress import bar
 
 CHECKPOINT = 250
 """Steps between saved training states."""
+
+
+def trained(
+    dataset: Dataset, training: Training | None = None, cache: Path | None = None
+) -> tuple[Network, Network]:
+    """The run's classifier and noise predictor for a data set, from the cache or trained now (about 100 s)."""
+    training, cache = training or Training(), cache or default_cache()
+    return classifier(training, dataset, cache)[0], denoiser(training, dataset, cache)[0]
 
 
 def classifier(training: Training, dataset: Dataset, cache: Path) -> tuple[Network, str]:

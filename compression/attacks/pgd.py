@@ -32,8 +32,8 @@ def pgd(
     >>> import jax, jax.numpy as jnp, purimetry as pm
     >>> loss = pm.defended(lambda x: x.reshape(-1), pm.identity, jnp.int32(0))
     >>> result = pgd(0.25, steps=80)(loss, jnp.array([0.7, 0.3]).reshape(1, 2, 1), jax.random.key(0))
-    >>> bool(result.margin > 0), result.x.round(2).ravel().tolist()
-    (True, [0.45, 0.55])
+    >>> round(float(result.margin), 2)
+    0.1
     """
 
     def begin(x, key, restart):
