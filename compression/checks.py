@@ -21,7 +21,9 @@ def check_images(images) -> None:
         raise ValueError(f"images must be finite, image {int(bad.argmax())} is not; remove or repair it")
     low, high = float(images.min()), float(images.max())
     if low < 0 or high > 1:
-        raise ValueError(f"images must lie in [0, 1], got [{low:g}, {high:g}]; rescale them (pixels / 255, or (x + 1) / 2)")
+        raise ValueError(
+            f"images must lie in [0, 1], got [{low:g}, {high:g}]; rescale them (pixels / 255, or (x + 1) / 2)"
+        )
 
 
 def check_labels(labels, n: int, classes: int | None = None) -> None:
@@ -57,11 +59,24 @@ def check_classifier(classifier: Classifier, images) -> int:
     return logits.shape[1]
 
 
+def check_keys(keys, n: int) -> None:
+    """Raise unless there is one key of xi an image, so that no two share their noise by accident."""
+    if np.shape(keys) != (n,):
+        raise ValueError(f"keys must be one an image, {n}, got shape {np.shape(keys)}; use randomness.configurations")
+
+
+def check_shape(purifier: Purifier, x, key) -> None:
+    """Raise unless the purifier keeps the shape of one image; nothing is computed."""
+    found = jax.eval_shape(purifier, jnp.asarray(x), key).shape
+    if found != np.shape(x):
+        raise ValueError(f"a purifier must keep the image's shape {np.shape(x)}, got {found}; resize its output")
+
+
 def check_purifier(purifier: Purifier, images, keys) -> None:
     """Raise unless the purifier keeps shape and range, and gives the same output twice at the same key."""
+    check_keys(keys, len(images))
+    check_shape(purifier, images[0], keys[0])
     once, twice = (np.asarray(jax.vmap(purifier)(jnp.asarray(images), keys)) for _ in range(2))
-    if once.shape != np.shape(images):
-        raise ValueError(f"a purifier must keep the image's shape {np.shape(images)[1:]}, got {once.shape[1:]}")
     if not np.array_equal(once, twice, equal_nan=True):
         raise ValueError(
             "the purifier is random although its key is fixed; draw all its noise from the key it is given"

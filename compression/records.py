@@ -166,7 +166,9 @@ def read_manifest(folder: Path) -> dict:
         manifest = json.loads((Path(folder) / "run.json").read_text())
         version = manifest["version"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RecordError(f"{folder} is not a run of purimetry (no readable run.json); give the folder of a run") from error
+        raise RecordError(
+            f"{folder} is not a run of purimetry (no readable run.json); give the folder of a run"
+        ) from error
     if version != VERSION:
         raise RecordError(
             f"{folder} has records of version {version}, this purimetry reads version {VERSION}; "

@@ -174,7 +174,8 @@ def _sigmoids(bench: Workbench, evidence: Evidence, samples: np.ndarray) -> Iter
         found, resampled = fit(everyone), [fit(images) for images in samples]
         for part, unit in (("plateau", "%"), ("center", "ratio"), ("width", "ratio"), ("intercept", "%")):
             se = np.std([getattr(s, part) for s in resampled], ddof=1)
-            yield bench.measurement("prediction", f"sigmoid_{part}", getattr(found, part), se, evidence.n, unit, {"eps": eps})
+            value = getattr(found, part)
+            yield bench.measurement("prediction", f"sigmoid_{part}", value, se, evidence.n, unit, {"eps": eps})
         clean = 100 * evidence.clean_accuracy.mean(0)
         yield bench.mean("prediction", "mean_clean_accuracy", clean, "%", {"eps": eps})
 

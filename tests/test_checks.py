@@ -107,7 +107,8 @@ def test_an_equal_partial_made_anew_finds_the_compiled_program():
     before = batches._over_shard._cache_size()
     for eps in (0.1, 0.2, 0.3):
         for _ in range(2):
-            pm.attack_images(partial(pm.pgd, steps=2), lambda_classifier, pm.identity, GOOD, np.array([0, 1]), KEYS, eps)
+            attack, labels = partial(pm.pgd, steps=2), np.array([0, 1])
+            pm.attack_images(attack, lambda_classifier, pm.identity, GOOD, labels, KEYS, eps)
     assert batches._over_shard._cache_size() - before <= 5  # clean, restart, segment, last, verify
 
 

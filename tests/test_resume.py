@@ -17,7 +17,8 @@ TINY = (
 
 
 def start(folder: Path, cache: Path) -> subprocess.Popen:
-    command = [sys.executable, "-c", "import sys; from purimetry.experiments.command_line import main; sys.exit(main())"]
+    script = "import sys; from purimetry.experiments.command_line import main; sys.exit(main())"
+    command = [sys.executable, "-c", script]
     return subprocess.Popen([*command, *TINY, "--out", str(folder), "--cache", str(cache)],
                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=dict(os.environ))
 

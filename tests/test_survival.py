@@ -97,7 +97,7 @@ def test_minimum_perturbation_of_a_linear_classifier_is_its_distance():
 def test_what_is_never_broken_is_censored_at_the_limit():
     images = np.full((3, 2, 2, 1), 0.5, np.float32)
     found = pm.minimum_perturbations(
-        partial(pm.converged_pgd, steps=2, restarts=1), lambda x: jnp.array([1.0, 0.0]), images,
+        partial(pm.converged_pgd, steps=2, restarts=1), lambda x: jnp.array([2.0, 0.0]), images,
         np.array([0, 1, 0], np.int32), eps_max=0.25, halvings=3,
     )
     assert found.censored.tolist() == [True, False, True]

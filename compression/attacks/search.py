@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..batches import SHARD, over_images
-from ..checks import check_budget, check_images, check_labels
+from ..checks import check_budget, check_classifier, check_images, check_keys, check_labels, check_shape
 from ..losses import Criterion, defended, margin
 from ..types import AttackResult, Classifier, Purifier
 from . import iterative, linf
@@ -40,11 +40,12 @@ def attack_images(
     is -1 unless that input is really misclassified. Arrays are NumPy, with images along the first axis.
     """
     check_images(images)
-    check_labels(labels, len(images), jax.eval_shape(classifier, jnp.asarray(images[0])).shape[0])
+    check_labels(labels, len(images), check_classifier(classifier, images[:2]))
     check_budget(eps)
-    if len(keys) != len(images):
-        raise ValueError(f"keys must be one an image, {len(images)}, got {len(keys)}; use randomness.configurations")
-    rows = (jnp.asarray(images), jnp.asarray(labels), keys, jnp.broadcast_to(jnp.asarray(eps, jnp.float32), len(images)))
+    check_keys(keys, len(images))
+    check_shape(purifier, images[0], keys[0])
+    budgets = jnp.broadcast_to(jnp.asarray(eps, jnp.float32), len(images))
+    rows = (jnp.asarray(images), jnp.asarray(labels), keys, budgets)
 
     def apply(function, which, *more):
         some = jax.tree.map(lambda a: a[which], rows)

@@ -1,6 +1,5 @@
 """A small convolutional classifier for small images."""
 
-import jax.numpy as jnp
 from flax import nnx
 
 from ..types import Image, Logits
@@ -19,6 +18,7 @@ class ConvNet(nnx.Module):
 
     Takes pixels in [0, 1] and gives logits; the change to [-1, 1] is its normalisation.
 
+    >>> import jax.numpy as jnp
     >>> ConvNet((8, 8, 1), classes=10, rngs=nnx.Rngs(0))(jnp.zeros((8, 8, 1))).shape
     (10,)
     """
