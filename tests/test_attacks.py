@@ -211,7 +211,7 @@ def test_progress_is_told_and_falls_as_images_break():
     (dict(labels=np.full(N, -1)), ValueError, "labels must lie in 0..2"),
     (dict(labels=np.zeros(N)), TypeError, "labels must be integers"),
     (dict(labels=np.zeros(N - 1, int)), ValueError, rf"shape \({N},\)"),
-    (dict(keys=KEYS[:1]), ValueError, f"keys must be one an image, {N}, got 1"),
+    (dict(keys=KEYS[:1]), ValueError, f"keys must be one an image, {N}, got shape"),
     (dict(eps=0.0), ValueError, r"in \(0, 1\]"),
     (dict(eps=-0.1), ValueError, r"in \(0, 1\]"),
     (dict(eps=8.0), ValueError, r"8/255 is 0.0314"),

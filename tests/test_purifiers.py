@@ -1,0 +1,91 @@
+"""The purifier's contract, over a table of all purifiers: a new member is covered by being in it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import purimetry as pm
+from purimetry.compression import randomness
+from purimetry.compression.purifiers.diffusion import first_bad_step
+
+SCHEDULE = pm.respaced(pm.linear(), 100)
+NETWORK = pm.pure(pm.UNet(1, (8, 16), 4, rngs=nnx.Rngs(0)))
+NETWORK = NETWORK.with_state(jax.tree.map(lambda w: w + 0.05, NETWORK.state))  # an untrained output is all but zero
+
+PURIFIERS = {
+    "identity": pm.identity,
+    "ddpm": pm.diffusion(NETWORK, pm.ddpm(SCHEDULE, 4)),
+    "reverse": pm.diffusion(NETWORK, pm.reverse_only(SCHEDULE, 4)),
+    "ddim": pm.diffusion(NETWORK, pm.ddim(SCHEDULE, 4)),
+    "ddpm, cosine": pm.diffusion(NETWORK, pm.ddpm(pm.cosine(100), 4)),
+    "ddpm, paper's hash": pm.diffusion(NETWORK, pm.ddpm(SCHEDULE, 4), randomness.paper_step_key),
+}
+IMAGES = np.random.default_rng(0).uniform(0, 1, (5, 8, 8, 1)).astype(np.float32)
+
+
+def keys(name):
+    if "hash" in name:
+        return jax.vmap(lambda i: randomness.paper_configuration(0, i))(jnp.arange(5))
+    return pm.configurations(0, np.arange(5))
+
+
+@pytest.fixture(params=PURIFIERS, scope="module")
+def case(request):
+    return request.param, PURIFIERS[request.param], keys(request.param)
+
+
+def test_keeps_shape_range_and_purity(case):
+    _, purifier, xi = case
+    pm.check_purifier(purifier, IMAGES, xi)
+    once, twice = (pm.purify(purifier, IMAGES, xi) for _ in range(2))
+    assert once.dtype == np.float32
+    np.testing.assert_array_equal(once, twice)
+
+
+def test_an_image_does_not_depend_on_its_neighbours(case):
+    """Bit for bit, since a shard has one compiled program however many images it holds."""
+    _, purifier, xi = case
+    together = pm.purify(purifier, IMAGES, xi)
+    for i in (0, 3):
+        np.testing.assert_array_equal(pm.purify(purifier, IMAGES[i : i + 1], xi[i : i + 1])[0], together[i])
+
+
+def test_holding_the_key_is_what_fixes_it(case):
+    name, purifier, xi = case
+    same = pm.purify(purifier, IMAGES[:1].repeat(2, 0), xi[:2])
+    assert np.array_equal(same[0], same[1]) == (name == "identity")
+
+
+def test_derivatives_of_both_modes_agree(case):
+    """<J v, u> = <v, J^T u>, to float32's rounding over the steps."""
+    _, purifier, xi = case
+    x = jnp.asarray(0.25 + IMAGES[0] / 2)
+    u, v = jax.random.normal(jax.random.key(1), (2, *x.shape))
+    f = lambda x: purifier(x, xi[0])
+    forward = jnp.vdot(jax.jvp(f, (x,), (v,))[1], u)
+    reverse = jnp.vdot(v, jax.vjp(f, x)[1](u)[0])
+    assert jnp.abs(forward) > 0.01
+    np.testing.assert_allclose(forward, reverse, rtol=1e-4)
+
+
+def test_zero_steps_change_nothing():
+    for sampler in (pm.ddpm, pm.reverse_only, pm.ddim):
+        purifier = pm.diffusion(NETWORK, sampler(SCHEDULE, 0))
+        np.testing.assert_array_equal(pm.purify(purifier, IMAGES, keys("")), IMAGES)
+
+
+def test_other_weights_need_no_other_program():
+    from purimetry.compression import batches
+
+    pm.purify(PURIFIERS["ddpm"], IMAGES, keys(""))
+    before = batches._over_shard._cache_size()
+    other = NETWORK.with_state(jax.tree.map(lambda w: 0.9 * w, NETWORK.state))
+    for steps in (pm.ddpm(SCHEDULE, 4), pm.ddim(SCHEDULE, 4), pm.reverse_only(SCHEDULE, 4)):
+        pm.purify(pm.diffusion(other, steps), IMAGES, keys(""))
+    assert batches._over_shard._cache_size() == before
+
+
+def test_a_finite_purifier_has_no_bad_step():
+    assert first_bad_step(PURIFIERS["ddpm"], jnp.asarray(IMAGES[0]), keys("")[0]) is None
