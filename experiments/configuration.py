@@ -53,7 +53,7 @@ class Configuration:
     """Random perturbations for an expected rate."""
     eps_factors: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0, 4.0)
     """Perturbation sizes of the rate's dependence on eps, relative to the first budget."""
-    attack_steps: int = 12
+    attack_steps: int = 16
     """Steps of each restart of the converged attack."""
     attack_restarts: int = 10
     """Restarts of the converged attack: one for the margin, one for each rival class."""

@@ -171,7 +171,7 @@ def test_targeted_restarts_reach_a_rival_that_the_untargeted_attack_misses():
         assert missed.broken_at == -1
         np.testing.assert_allclose(missed.x, 0.8, atol=1e-3)
     reached = attack(3)
-    assert reached.broken_at > 2 * (20 + 1) and reached.x < 0.3
+    assert reached.broken_at > 2 * (16 + 1) and reached.x < 0.3
 
 
 def test_a_sweep_of_budgets_is_each_budget():

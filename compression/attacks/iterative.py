@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from ..randomness import ATTACK, step_key
-from ..types import AttackResult, Image, Key, Loss, Objective, Scalar
+from ..types import AttackResult, Image, Key, Logits, Loss, Objective, Scalar
 
 
 class Iterative(NamedTuple):
@@ -32,9 +32,9 @@ class Iterative(NamedTuple):
         def restart(search, r):
             search = begin(self, search, x, key, r)
             search, _ = jax.lax.scan(lambda s, _: (advance(self, loss, s, x, key), None), search, length=self.steps)
-            return judge(search, search.iterate, loss(search.iterate, key)), None
+            return judge(search, search.iterate, loss(search.iterate, key).margins), None
 
-        search, _ = jax.lax.scan(restart, unbroken(self, loss, x, key), jnp.arange(self.restarts))
+        search, _ = jax.lax.scan(restart, unbroken(self, x, key, loss(x, key).margins), jnp.arange(self.restarts))
         return AttackResult(search.best, search.margin, search.broken_at, search.gradients)
 
 
@@ -59,14 +59,13 @@ class Search(NamedTuple):
     gradients: Int[Array, ""]
 
 
-def unbroken(attack: Iterative, loss: Loss, x: Image, key: Key) -> Search:
-    """The search before its first restart: only the clean image is judged."""
-    objective = loss(x, key)
-    ranking = jnp.argsort(-objective.margins).astype(jnp.int32)
+def unbroken(attack: Iterative, x: Image, key: Key, margins: Logits) -> Search:
+    """The search before its first restart: only the clean image is judged, by its margins."""
+    ranking = jnp.argsort(-margins).astype(jnp.int32)
     iterate, memory = attack.start(x, key, jnp.int32(0))
     zero, none = jnp.int32(0), jnp.int32(-1)
     nothing = jnp.full((), -jnp.inf, x.dtype)
-    return judge(Search(iterate, memory, zero, none, ranking, x, nothing, none, zero, zero), x, objective)
+    return judge(Search(iterate, memory, zero, none, ranking, x, nothing, none, zero, zero), x, margins)
 
 
 def begin(attack: Iterative, search: Search, x: Image, key: Key, restart: Int[Array, ""]) -> Search:
@@ -85,18 +84,19 @@ def advance(attack: Iterative, loss: Loss, search: Search, x: Image, key: Key) -
         return jnp.where(search.rival < 0, objective.ascent, objective.margins[search.rival]), objective
 
     gradient, objective = jax.grad(ascent, has_aux=True)(search.iterate)
-    search = judge(search, search.iterate, objective)
+    search = judge(search, search.iterate, objective.margins)
     iterate, memory = attack.move(x, search.iterate, gradient, objective, search.memory, search.k)
     return search._replace(iterate=iterate, memory=memory, k=search.k + 1, gradients=search.gradients + 1)
 
 
-def judge(search: Search, candidate: Image, objective: Objective) -> Search:
+def judge(search: Search, candidate: Image, margins: Logits) -> Search:
     """Record a candidate: an image stays robust only if no judged input was misclassified."""
-    first = (search.broken_at < 0) & (objective.margin >= 0)
-    better = objective.margin > search.margin
+    margin = margins.max()
+    first = (search.broken_at < 0) & (margin >= 0)
+    better = margin > search.margin
     return search._replace(
         best=jnp.where(better, candidate, search.best),
-        margin=jnp.where(better, objective.margin, search.margin),
+        margin=jnp.where(better, margin, search.margin),
         broken_at=jnp.where(first, search.judged, search.broken_at),
         judged=search.judged + 1,
     )

@@ -51,12 +51,12 @@ def cosine_decay(first: float, last: float, fraction: Scalar) -> Scalar:
     return last + (first - last) * (1 + jnp.cos(jnp.pi * fraction)) / 2
 
 
-def converged_pgd(eps: Budget, *, steps: int = 20, restarts: int = 10) -> Iterative:
+def converged_pgd(eps: Budget, *, steps: int = 16, restarts: int = 10) -> Iterative:
     """PGD run until robust accuracy stops falling: decaying steps, and a restart for each rival class.
 
     The first restart ascends the loss's own objective (use `losses.margin`: cross-entropy's gradient vanishes
     where p(label) rounds to 1); each later one ascends the margin of one rival class. With ten classes, ten
     restarts try every rival. On digits this broke more images than nine random restarts of 50 steps did.
     """
-    return pgd(eps, steps=steps, restarts=restarts, step_size=partial(cosine_decay, 0.5, 0.005),
+    return pgd(eps, steps=steps, restarts=restarts, step_size=partial(cosine_decay, 1.0, 0.01),
                start=linf.clean_start)._replace(targeted=True)

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..batches import SHARD, over_images
 from ..checks import check_budget, check_classifier, check_images, check_keys, check_labels, check_shape
-from ..losses import Criterion, defended, margin
+from ..losses import Criterion, defended, margin, margins
 from ..types import AttackResult, Classifier, Purifier
 from . import iterative, linf
 
@@ -51,14 +51,20 @@ def attack_images(
         some = jax.tree.map(lambda a: a[which], rows)
         return over_images(function, (classifier, purifier), *some, *more, size=size, name="attack")
 
-    search = apply(partial(_clean, attack, criterion), np.arange(len(images)))
+    def judge(which, candidates):
+        """Judge one input an image by a forward pass; one program for all attacks of a purifier."""
+        return over_images(_margins, (classifier, purifier), candidates, rows[1][which], keys[which], size=size,
+                           name="attack")
+
+    everyone = np.arange(len(images))
+    search = apply(partial(_unbroken, attack), everyone, judge(everyone, images))
     settings, done = attack(0.0), 0
     total = settings.restarts * settings.steps
     for restart in range(settings.restarts):
         which = np.flatnonzero(search.broken_at < 0)
         if len(which):
-            _put(search, which, apply(partial(_restart, attack, criterion), which, _take(search, which),
-                                      np.full(len(which), restart)))
+            restarts = np.full(len(which), restart)
+            _put(search, which, apply(partial(_restart, attack), which, _take(search, which), restarts))
         for step in range(0, settings.steps, SEGMENT):
             which = np.flatnonzero(search.broken_at < 0)
             length = min(SEGMENT, settings.steps - step)
@@ -69,9 +75,11 @@ def attack_images(
             on_segment(done / total, len(which))
         which = np.flatnonzero(search.broken_at < 0)
         if len(which):
-            _put(search, which, apply(partial(_last, attack, criterion), which, _take(search, which)))
-    best, judged = apply(partial(_verify, attack, criterion), np.arange(len(images)), search.best)
-    return AttackResult(best, judged, np.where(judged >= 0, search.broken_at, -1), search.gradients)
+            last = _take(search, which)
+            _put(search, which, apply(_last, which, last, judge(which, last.iterate)))
+    best = apply(_inside, everyone, search.best)
+    margin = judge(everyone, best).max(1)
+    return AttackResult(best, margin, np.where(margin >= 0, search.broken_at, -1), search.gradients)
 
 
 def _take(search, which):
@@ -83,11 +91,16 @@ def _put(search, which, part):
         whole[which] = new
 
 
-def _clean(attack, criterion, classifier, purifier, x, label, key, eps):
-    return iterative.unbroken(attack(eps), defended(classifier, purifier, label, criterion), x, key)
+def _margins(classifier, purifier, x, label, key):
+    """Lowest finite number in place of the true class's -inf, so that what is not finite is an error."""
+    return jnp.maximum(margins(classifier(purifier(x, key)), label), jnp.finfo(x.dtype).min)
 
 
-def _restart(attack, criterion, classifier, purifier, x, label, key, eps, search, restart):
+def _unbroken(attack, classifier, purifier, x, label, key, eps, margins):
+    return iterative.unbroken(attack(eps), x, key, margins)
+
+
+def _restart(attack, classifier, purifier, x, label, key, eps, search, restart):
     return iterative.begin(attack(eps), search, x, key, restart)
 
 
@@ -97,11 +110,9 @@ def _segment(attack, criterion, length, classifier, purifier, x, label, key, eps
     return jax.lax.scan(step, search, length=length)[0]
 
 
-def _last(attack, criterion, classifier, purifier, x, label, key, eps, search):
-    loss = defended(classifier, purifier, label, criterion)
-    return iterative.judge(search, search.iterate, loss(search.iterate, key))
+def _last(classifier, purifier, x, label, key, eps, search, margins):
+    return iterative.judge(search, search.iterate, margins)
 
 
-def _verify(attack, criterion, classifier, purifier, x, label, key, eps, best):
-    best = linf.project(best, x, eps)
-    return best, defended(classifier, purifier, label, criterion)(best, key).margin
+def _inside(classifier, purifier, x, label, key, eps, best):
+    return linf.project(best, x, eps)
