@@ -13,8 +13,8 @@ from ..losses import Criterion, defended, margin, margins
 from ..types import AttackResult, Classifier, Purifier
 from . import iterative, linf
 
-SEGMENT = 5
-"""Steps in one compiled call; between calls broken images are dropped."""
+SEGMENT = 4
+"""Steps in one compiled call; between calls broken images are dropped. Steps that it divides need one program."""
 
 
 def attack_images(
