@@ -43,8 +43,8 @@ def _scores(records: list[Measurement]) -> Table:
     measured = select(records, "measured_robust_accuracy")
     note = (
         f"Over {len(measured)} purifiers and budgets, n = {measured[0].n} images each; brackets are 95 % bootstrap "
-        "intervals, ± bootstrap standard errors over images. Agreement: images whose own prediction is right, ± over images. "
-        "Gradients and cost count those through the purifier."
+        "intervals, ± bootstrap standard errors over images. Agreement: images whose own prediction is right, with its "
+        "standard error over images. Gradients and cost count those through the purifier."
     )
     return Table("Predicted against measured robust accuracy", [*map(row, predictors.present(records))], note)
 
