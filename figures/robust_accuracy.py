@@ -11,7 +11,7 @@ from . import style
 from .selection import distinct, find, line, percent_bar, select
 
 CAPTION = (
-    "(a) Accuracy left after a number of judged inputs, at the first budget: the paper's PGD (dashed), the "
+    "(a) Accuracy left after a number of judged inputs, at the largest budget: the paper's PGD (dashed), the "
     "converged attack (solid), and one of four times its steps (dotted) where it was run; the curve has to be "
     "flat at its end for robust accuracy to be believed. (b onwards) Robust accuracy against the purification "
     "step, one panel a budget, with 95 % intervals over images; the black line is the bare classifier."
@@ -27,13 +27,13 @@ def draw(folder: Path) -> Figure:
     budgets = distinct(records, "eps")
     figure = style.new_figure(3.0)
     axes = figure.subplots(1, 1 + len(budgets), sharey=True)
-    _by_effort(axes[0], records, budgets[0])
+    _by_effort(axes[0], records, budgets[-1])
     for axis, eps in zip(axes[1:], budgets, strict=True):
         _by_time(axis, records, eps)
     style.accuracy_axis(axes[0])
     titles = [f"ε = {eps:g}" for eps in budgets]
     shown = _shown_step(records)
-    style.letter(axes, [f"effort, t* = {shown}, {titles[0]}", *titles])
+    style.letter(axes, [f"effort, t* = {shown}, {titles[-1]}", *titles])
     attacks = [Line2D([], [], color=style.GREY, linestyle=DASHES[a], label=NAMES[a]) for a in DASHES]
     style.legend_below(figure, style.sampler_handles(distinct(records, "sampler")) + attacks, 7)
     return figure
