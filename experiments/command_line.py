@@ -106,6 +106,8 @@ def _execute(command) -> None:
 
 
 def _run(names: list[str], configuration: Configuration) -> None:
+    import jax
+
     from .workbench import Workbench
 
     bench = Workbench(configuration)
@@ -114,6 +116,7 @@ def _run(names: list[str], configuration: Configuration) -> None:
         experiment = import_module(f".{name}", __package__)
         experiment.run(bench)
         bench.describe(name, experiment.__doc__)
+        jax.clear_caches()  # the next experiment compiles its own programs; keeping them all takes gigabytes
 
 
 def _report(folder: Path) -> None:

@@ -22,8 +22,7 @@ from ..compression.checks import check_purifier
 from ..compression.losses import Criterion, cross_entropy, margin
 from ..compression.records import Arrays, Measurement
 from .configuration import Configuration
-from .progress import bar
-from .workbench import BARE, Cell, Workbench, each
+from .workbench import BARE, Cell, Workbench, together
 
 STRONGER = 4
 """How many times the steps the check of convergence takes."""
@@ -43,15 +42,15 @@ def protocols(configuration: Configuration) -> dict[str, tuple[Callable[..., Ite
     }
 
 
-def attacked(bench: Workbench, cell: Cell, eps: float, attack: str) -> Arrays:
+def attacked(
+    bench: Workbench, cell: Cell, eps: float, attack: str, heartbeat: Callable[[], None] = lambda: None
+) -> Arrays:
     """Per image: margin of the strongest input, the first judged input that was misclassified, gradients spent."""
 
     def compute() -> Arrays:
         constructor, criterion = protocols(bench.configuration)[attack]
-        with bar(f"attack {cell} eps {eps:g} ({attack})") as show:
-            found = attack_images(constructor, bench.classifier, bench.purifier(cell), bench.images, bench.labels,
-                                  bench.keys(), eps, criterion,
-                                  on_segment=lambda done, active: show(done, f"{active} images unbroken"))
+        found = attack_images(constructor, bench.classifier, bench.purifier(cell), bench.images, bench.labels,
+                              bench.keys(), eps, criterion, on_segment=lambda done, active: heartbeat())
         return {"margin": found.margin, "broken_at": found.broken_at, "gradients": found.gradients}
 
     return bench.shard("robust_accuracy", f"{cell}-eps{eps:g}-{attack}", compute)
@@ -62,13 +61,13 @@ def run(bench: Workbench) -> list[Measurement]:
     for cell in bench.cells:
         check_purifier(bench.purifier(cell), bench.images[:2], bench.keys()[:2])
     checked = bench.cells[len(bench.configuration.t_stars) // 2]
-    measurements = []
-    for cell in each("robust accuracy", [BARE, *bench.cells]):
+    grid = []
+    for cell in [BARE, *bench.cells]:
         for eps in bench.configuration.eps:
             hardest = cell in (BARE, checked) and eps == max(bench.configuration.eps)
-            for attack in ("paper", "converged", *(["stronger"] if hardest else [])):
-                measurements += _measure(bench, cell, eps, attack)
-    return bench.write("robust_accuracy", measurements)
+            grid += [(cell, eps, attack) for attack in ("paper", "converged", *(["stronger"] if hardest else []))]
+    together("robust accuracy", [partial(attacked, bench, *at) for at in grid])
+    return bench.write("robust_accuracy", [m for at in grid for m in _measure(bench, *at)])
 
 
 def _measure(bench: Workbench, cell: Cell, eps: float, attack: str) -> Iterator[Measurement]:
