@@ -44,7 +44,8 @@ def last_iterates(eps, criterion, start):
     def last(x, label):
         loss, attack = losses.defended(classifier, identity, label, criterion), pgd(eps, start=start)
         key = jax.random.key(0)  # not used: start is deterministic
-        search = iterative.begin(attack, iterative.unbroken(attack, loss, x, key), x, key, jnp.int32(0))
+        search = iterative.unbroken(attack, x, key, loss(x, key).margins)
+        search = iterative.begin(attack, search, x, key, jnp.int32(0))
         return jax.lax.fori_loop(0, STEPS, lambda _, s: iterative.advance(attack, loss, s, x, key), search).iterate
 
     return np.asarray(last(jnp.asarray(IMAGES), jnp.asarray(LABELS)))
