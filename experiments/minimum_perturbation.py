@@ -7,37 +7,34 @@ Expect: zero-inflated, roughly Gaussian distributions; anchors of small t* like 
 Each budget that the bisection tries is attacked at the strength of the converged attack.
 """
 
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
 
 import numpy as np
 
 from ..compression.records import Arrays, Measurement
 from ..compression.survival import MinimumPerturbations, fit_zero_inflated_gaussian, kaplan_meier, minimum_perturbations
+from .progress import bar
 from .rates import anchors
 from .robust_accuracy import converged
-from .workbench import BARE, Cell, Workbench, together
+from .workbench import BARE, Cell, Workbench, each
 
 
-def distances(
-    bench: Workbench, cell: Cell, heartbeat: Callable[[], None] = lambda: None
-) -> MinimumPerturbations:
+def distances(bench: Workbench, cell: Cell) -> MinimumPerturbations:
     """Minimum perturbations at the anchors of a cell (at the clean images for the bare classifier), first seed."""
 
     def compute() -> Arrays:
         at = bench.images if cell == BARE else anchors(bench, cell, bench.configuration.seeds[0])["anchor"]
-        return minimum_perturbations(
-            converged(bench.configuration), bench.classifier, at, bench.labels, eps_max=bench.configuration.eps_max,
-            on_step=lambda done: heartbeat(),
-        )._asdict()
+        with bar(f"minimum perturbations {cell}") as show:
+            found = minimum_perturbations(converged(bench.configuration), bench.classifier, at, bench.labels,
+                                          eps_max=bench.configuration.eps_max, on_step=show)
+        return found._asdict()
 
     return MinimumPerturbations(**bench.shard("minimum_perturbation", str(cell), compute))
 
 
 def run(bench: Workbench) -> list[Measurement]:
     """Measure the clean images and the anchors of every cell."""
-    cells = [BARE, *bench.cells]
-    together("minimum perturbations", [partial(distances, bench, cell) for cell in cells])
+    cells = each("minimum perturbations", [BARE, *bench.cells])
     return bench.write("minimum_perturbation", [m for cell in cells for m in _measure(bench, cell)])
 
 

@@ -15,8 +15,7 @@ The two rivals are the class nearest the anchor to first order and the one that 
 perturbation at the anchor reached, so they cost gradients of the classifier alone.
 """
 
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -31,7 +30,7 @@ from ..compression.survival import kaplan_meier
 from .minimum_perturbation import distances
 from .rates import anchors, rates
 from .robust_accuracy import attacked
-from .workbench import BARE, Cell, Workbench, together
+from .workbench import BARE, Cell, Workbench, each
 
 GRADIENTS = {
     "survival_clean": 0, "survival_anchor": 0, "image_wise": 0, "adversarial_rate": 1, "first_order": 1,
@@ -114,18 +113,14 @@ class Evidence:
 
 def run(bench: Workbench) -> list[Measurement]:
     """Predict and score every cell of the grid."""
-    grid = [(cell, eps) for cell in bench.cells for eps in bench.configuration.eps]
-    together("probes", [partial(_probe, bench, *at) for at in grid])
+    for cell in each("probes", bench.cells):
+        for eps in bench.configuration.eps:
+            probes(bench, cell, eps)
     evidence = Evidence(bench)
     generator = np.random.default_rng(0)
     samples = generator.integers(0, evidence.n, (bench.configuration.bootstrap, evidence.n))
     scores = [m for name in GRADIENTS for m in _scores(bench, evidence, name, samples)]
     return bench.write("prediction", [*_cells(bench, evidence), *scores, *_sigmoids(bench, evidence, samples[:200])])
-
-
-def _probe(bench: Workbench, cell: Cell, eps: float, heartbeat: Callable[[], None]) -> None:
-    heartbeat()
-    probes(bench, cell, eps)
 
 
 def _cells(bench: Workbench, evidence: Evidence) -> Iterator[Measurement]:

@@ -8,7 +8,7 @@ Beside the paper's l2 rate stand the l_inf-to-l_inf ratio (the attack's norm), t
 ||J||_F / sqrt(d), exactly and by Hutchinson's estimator, and the singular values of the Jacobian.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ from ..compression.jacobian import jacobian, rms_rate, rms_rate_hutchinson
 from ..compression.losses import margin
 from ..compression.rates import expected_rates
 from ..compression.records import Arrays, Measurement
-from .workbench import Cell, Workbench, together
+from .workbench import Cell, Workbench, each
 
 HUTCHINSON_DRAWS = 16
 
@@ -60,30 +60,17 @@ def spectra(bench: Workbench, cell: Cell) -> Arrays:
 
 def run(bench: Workbench) -> list[Measurement]:
     """Measure every cell of the grid."""
-    together("rates", [partial(_shards, bench, cell) for cell in bench.cells])
-    return bench.write("rates", [m for cell in bench.cells for m in _measure(bench, cell)])
-
-
-def _sizes(bench: Workbench, seed: int) -> list[float]:
-    """Perturbation sizes measured under a seed: the first one also takes the dependence on eps."""
-    c = bench.configuration
-    return sorted({*c.eps, *(factor * c.eps[0] for factor in c.eps_factors)} if seed == c.seeds[0] else c.eps)
-
-
-def _shards(bench: Workbench, cell: Cell, heartbeat: Callable[[], None]) -> None:
-    for seed in bench.configuration.seeds:
-        anchors(bench, cell, seed)
-        for eps in _sizes(bench, seed):
-            heartbeat()
-            rates(bench, cell, eps, seed)
-    spectra(bench, cell)
+    return bench.write("rates", [m for cell in each("rates", bench.cells) for m in _measure(bench, cell)])
 
 
 def _measure(bench: Workbench, cell: Cell) -> Iterator[Measurement]:
-    for seed in bench.configuration.seeds:
+    c = bench.configuration
+    first = c.seeds[0]
+    drift = [factor * c.eps[0] for factor in c.eps_factors]
+    for seed in c.seeds:
         clean = anchors(bench, cell, seed)["margin"] < 0
         yield bench.mean("rates", "clean_accuracy", 100 * clean, "%", cell.at, seed)
-        for eps in _sizes(bench, seed):
+        for eps in sorted({*c.eps, *drift} if seed == first else c.eps):
             found = rates(bench, cell, eps, seed)
             at = {**cell.at, "eps": eps, "seed": seed}
             for norm in ("l2", "linf"):

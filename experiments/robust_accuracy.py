@@ -22,7 +22,8 @@ from ..compression.checks import check_purifier
 from ..compression.losses import Criterion, cross_entropy, margin
 from ..compression.records import Arrays, Measurement
 from .configuration import Configuration
-from .workbench import BARE, Cell, Workbench, together
+from .progress import bar
+from .workbench import BARE, Cell, Workbench, each
 
 STRONGER = 4
 """How many times the steps the check of convergence takes."""
@@ -42,15 +43,15 @@ def protocols(configuration: Configuration) -> dict[str, tuple[Callable[..., Ite
     }
 
 
-def attacked(
-    bench: Workbench, cell: Cell, eps: float, attack: str, heartbeat: Callable[[], None] = lambda: None
-) -> Arrays:
+def attacked(bench: Workbench, cell: Cell, eps: float, attack: str) -> Arrays:
     """Per image: margin of the strongest input, the first judged input that was misclassified, gradients spent."""
 
     def compute() -> Arrays:
         constructor, criterion = protocols(bench.configuration)[attack]
-        found = attack_images(constructor, bench.classifier, bench.purifier(cell), bench.images, bench.labels,
-                              bench.keys(), eps, criterion, on_segment=lambda done, active: heartbeat())
+        with bar(f"attack {cell} eps {eps:g} ({attack})") as show:
+            found = attack_images(constructor, bench.classifier, bench.purifier(cell), bench.images, bench.labels,
+                                  bench.keys(), eps, criterion,
+                                  on_segment=lambda done, active: show(done, f"{active} images unbroken"))
         return {"margin": found.margin, "broken_at": found.broken_at, "gradients": found.gradients}
 
     return bench.shard("robust_accuracy", f"{cell}-eps{eps:g}-{attack}", compute)
@@ -61,13 +62,13 @@ def run(bench: Workbench) -> list[Measurement]:
     for cell in bench.cells:
         check_purifier(bench.purifier(cell), bench.images[:2], bench.keys()[:2])
     checked = bench.cells[len(bench.configuration.t_stars) // 2]
-    grid = []
-    for cell in [BARE, *bench.cells]:
+    measurements = []
+    for cell in each("robust accuracy", [BARE, *bench.cells]):
         for eps in bench.configuration.eps:
             hardest = cell in (BARE, checked) and eps == max(bench.configuration.eps)
-            grid += [(cell, eps, attack) for attack in ("paper", "converged", *(["stronger"] if hardest else []))]
-    together("robust accuracy", [partial(attacked, bench, *at) for at in grid])
-    return bench.write("robust_accuracy", [m for at in grid for m in _measure(bench, *at)])
+            for attack in ("paper", "converged", *(["stronger"] if hardest else [])):
+                measurements += _measure(bench, cell, eps, attack)
+    return bench.write("robust_accuracy", measurements)
 
 
 def _measure(bench: Workbench, cell: Cell, eps: float, attack: str) -> Iterator[Measurement]:

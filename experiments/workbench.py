@@ -1,11 +1,8 @@
 """What every experiment works with: the data, the networks, the purifiers, and where measurements go."""
 
-import os
 import platform
 import sys
-import threading
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from importlib.metadata import version
 from typing import NamedTuple
@@ -129,24 +126,10 @@ class Workbench:
         }
 
 
-def together(description: str, jobs: list[Callable[[Callable[[], None]], object]]) -> None:
-    """Run independent jobs on a thread a core, with a progress bar: one program alone often leaves a core idle.
-
-    Each job is given a function to call now and then, which ends the job soon after the run was interrupted.
-    """
-    interrupted = threading.Event()
-
-    def heartbeat() -> None:
-        if interrupted.is_set():
-            raise InterruptedError("another job of this run ended it")
-
-    with bar(description) as show, ThreadPoolExecutor(os.cpu_count()) as pool:
-        try:
-            for done, future in enumerate(as_completed([pool.submit(job, heartbeat) for job in jobs]), 1):
-                future.result()
-                show(done / len(jobs), f"{done} of {len(jobs)}")
-        except BaseException:
-            interrupted.set()
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
-
+def each(description: str, items: list) -> Iterator:
+    """Iterate with a progress bar."""
+    with bar(description) as show:
+        for done, item in enumerate(items):
+            show(done / len(items), str(item))
+            yield item
+        show(1.0)
