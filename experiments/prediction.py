@@ -1,7 +1,7 @@
 """Robust accuracy predicted without an attack, beside the attack's: Fig. 3a, Table 3, and predictors of our own.
 
 Command: purimetry run prediction
-Time: about 2 minutes on 2 cores of an AMD EPYC, after the experiments that it joins.
+Time: about 1 minute on 2 cores of an AMD EPYC, after the experiments that it joins.
 Expect: the paper's predictors tens of points too high on digits, the extrapolated short attack within a few.
 
 Predictors, each against the converged attack with xi_attack = xi_test:
