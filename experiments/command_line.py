@@ -41,7 +41,7 @@ class Reproduce:
     """Run all experiments, draw the figures and write the report."""
 
     quick: bool = False
-    """A tour of about two minutes on a small grid; its numbers are only indicative."""
+    """A tour of about three minutes on a small grid; its numbers are only indicative."""
     configuration: Annotated[Configuration, tyro.conf.arg(name="")] = field(default_factory=Configuration)
 
 
