@@ -12,6 +12,11 @@ _HOME = {
     "compression.batches": ("NonFinite", "over_images"),
     "compression.checks": ("check_images", "check_labels", "check_budget", "check_classifier", "check_purifier"),
     "compression.data": ("Dataset", "digits"),
+    "compression.distances": (
+        "cosine_distance", "frechet_distance", "frechet_distance_extrapolated", "jackknife_error", "l2_distance",
+        "linf_distance", "psnr", "ssim",
+    ),
+    "compression.features": ("penultimate",),
     "compression.jacobian": ("jacobian", "rms_rate", "rms_rate_hutchinson"),
     "compression.losses": ("cross_entropy", "defended", "margin", "margins"),
     "compression.networks.convnet": ("ConvNet",),

@@ -1,6 +1,7 @@
 """A small convolutional classifier for small images."""
 
 from flax import nnx
+from jaxtyping import Array, Float
 
 from ..types import Image, Logits
 from .convolution import Convolution, space_to_depth
@@ -43,9 +44,13 @@ class ConvNet(nnx.Module):
         self.readout = nnx.Linear(features, classes, rngs=rngs)
 
     def __call__(self, x: Image) -> Logits:
+        return self.readout(self.features(x))
+
+    def features(self, x: Image) -> Float[Array, "d"]:
+        """What the last layer reads, flattened; d = h w channels[-1] / 4^levels."""
         x = 2 * x - 1
         for conv_in, norm_in, conv_out, norm_out, shrink in self.levels:
             x = nnx.silu(norm_in(conv_in(x)))
             x = nnx.silu(norm_out(conv_out(x)))
             x = nnx.silu(shrink(space_to_depth(x)))
-        return self.readout(x.reshape(-1))
+        return x.reshape(-1)
