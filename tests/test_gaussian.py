@@ -64,9 +64,9 @@ def test_eigendirections_stay_and_shrink_by_their_rate(kind):
     closed = theory.purification(DATA, SCHEDULE, steps)
     measured = np.asarray(jacobian(steps)) @ DATA.directions
     np.testing.assert_allclose(measured, DATA.directions * closed.gains, atol=5e-6)  # float32, 30 steps
-    np.testing.assert_allclose(np.linalg.norm(measured, axis=0), closed.rates, atol=5e-6)
-    assert (np.diff(closed.rates) > 0).all()  # the smaller the variance, the stronger the compression (Eq. 14)
-    assert closed.rms_rate == pytest.approx(np.linalg.norm(closed.matrix) / np.sqrt(D), rel=1e-12)
+    np.testing.assert_allclose(np.linalg.norm(measured, axis=0), closed.spectrum.rates, atol=5e-6)
+    assert (np.diff(closed.spectrum.rates) > 0).all()  # the smaller the variance, the stronger the compression (Eq. 14)
+    assert closed.spectrum.rms_rate == pytest.approx(np.linalg.norm(closed.matrix) / np.sqrt(D), rel=1e-12)
 
 
 def test_known_factors_of_one_direction():
@@ -123,7 +123,7 @@ def test_the_mean_of_the_data_is_the_fixed_point_of_the_mean_map(kind):
 def test_zero_steps_are_the_identity():
     closed = theory.purification(DATA, SCHEDULE, samplers.ddpm(SCHEDULE, 0))
     np.testing.assert_allclose(closed.matrix, np.eye(D), atol=1e-14)
-    assert not closed.offset.any() and not closed.noise.any() and closed.rms_rate == 1
+    assert not closed.offset.any() and not closed.noise.any() and closed.spectrum.rms_rate == 1
 
 
 def test_respaced_steps_are_looked_up_by_their_time():

@@ -16,6 +16,9 @@ from jaxtyping import Array, Float
 
 from ..compression.schedules import Schedule
 from ..compression.types import Image, NoisePredictor, Scalar
+from . import directions
+from .directions import NoiseLevels
+from .spectrum import Spectrum
 
 
 class Gaussian(NamedTuple):
@@ -47,14 +50,9 @@ class AffineMap(NamedTuple):
         return (self.directions * self.gains) @ self.directions.T
 
     @property
-    def rates(self) -> Float[np.ndarray, "d"]:
-        """Compression rate ||J v_i|| of each eigendirection, the exact form of Eqs. 13 and 19."""
-        return np.abs(self.gains)
-
-    @property
-    def rms_rate(self) -> float:
-        """||J||_F / sqrt(d), the root-mean-square rate of isotropic perturbations (App. A.2, A.3)."""
-        return float(np.sqrt(np.mean(self.gains**2)))
+    def spectrum(self) -> Spectrum:
+        """The rate of each eigendirection, their means over isotropic perturbations, and the variances of Eq. 7."""
+        return Spectrum(self.gains, self.noise, np.ones_like(self.gains))
 
 
 def gaussian(mean: np.ndarray | Array, covariance: np.ndarray | Array) -> Gaussian:
@@ -90,48 +88,30 @@ def noise_predictor(data: Gaussian, schedule: Schedule) -> NoisePredictor:
     >>> predicted.ravel().round(3).tolist() == np.full(2, 0.321, np.float32).tolist()
     True
     """
-    # 1 - alpha_bar is formed here in float64: at t = 1 its float32 difference would be wrong by 0.1 %.
-    return Partial(_predict, data, schedule.time, schedule.alpha_bar, 1 - schedule.alpha_bar)
+    return Partial(_predict, data, directions.noise_levels(schedule))
 
 
-def _predict(data: Gaussian, time, signal, noise, x: Image, t: Scalar) -> Image:
-    step = jnp.searchsorted(jnp.asarray(time, x.dtype), t)
-    signal, noise = (jnp.asarray(table, x.dtype)[step] for table in (signal, noise))
-    mean, variances, directions = (jnp.asarray(value, x.dtype) for value in data)
-    gains = jnp.sqrt(noise) / (signal * variances + noise)
+def _predict(data: Gaussian, levels: NoiseLevels, x: Image, t: Scalar) -> Image:
+    signal, noise = levels.at(t, x.dtype)
+    mean, variances, vectors = (jnp.asarray(value, x.dtype) for value in data)
     centred = (x - jnp.sqrt(signal) * mean).reshape(-1)
-    return (directions @ (gains * (directions.T @ centred))).reshape(x.shape)
+    return (vectors @ (directions.eigenvalue(variances, signal, noise) * (vectors.T @ centred))).reshape(x.shape)
 
 
 def purification(data: Gaussian, schedule: Schedule, steps) -> AffineMap:
     """f_xi of a sampler with the optimal noise predictor, in float64: its linear part, and its mean over xi.
 
-    Along v_i, a forward step multiplies by sqrt(alpha_t) (Eq. 15, read as Eq. 3 implies) and a reverse step by
-    state_t + prediction_t sqrt(1-ab_t) / (ab_t sigma_i^2 + 1 - ab_t), which for DDPM is kappa_t (1 - gamma_t lambda_i)
-    (App. A.3, Eqs. 16-19). Constants and the variances of the independent eps_t and z_t are carried along.
+    Each eigendirection is multiplied by one factor a step (`directions.sampler_steps`; App. A.3, Eqs. 15-19).
+    Constants and the variances of the independent eps_t and z_t are carried along.
 
-    steps: a `Steps` of `compression.samplers`, made from `schedule`.
-
-    Raises ValueError when a time of `steps` is not one of the schedule's.
+    steps: a `Steps` of `compression.samplers`, made from `schedule`; otherwise ValueError.
 
     >>> from purimetry.compression import samplers, schedules
     >>> data = gaussian(np.zeros((1, 2, 1)), np.diag([1.0, 0.0]))
     >>> steps = samplers.ddpm(schedules.linear(), 100)
-    >>> purification(data, schedules.linear(), steps).rates.round(3).tolist()  # variance 0 and 1: 0 and alpha_bar
+    >>> purification(data, schedules.linear(), steps).spectrum.rates.round(3).tolist()  # 0 and alpha_bar
     [0.0, 0.897]
     """
-    at = {float(time): index for index, time in enumerate(schedule.time)}
-    unknown = [time for time in np.asarray(steps.time).tolist() if time not in at]
-    if unknown:
-        raise ValueError(f"steps has time {unknown[0]:g}, which the schedule lacks; pass the schedule it was made from")
-    column = lambda name: np.asarray(getattr(steps, name), np.float64)
+    along = directions.composed(directions.sampler_steps(data.variances, schedule, steps))
     mean = data.directions.T @ data.mean.reshape(-1)
-    gains, offset, noise = np.ones_like(mean), np.zeros_like(mean), np.zeros_like(mean)
-    for factor, added in zip(column("forward_state"), column("forward_noise"), strict=True):
-        gains, noise = factor * gains, factor**2 * noise + added**2
-    for time, state, prediction, added in zip(*map(column, ("time", "state", "prediction", "noise")), strict=True):
-        ab = schedule.alpha_bar[at[time]]
-        slope = prediction * np.sqrt(1 - ab) / (ab * data.variances + 1 - ab)
-        gains, noise = (state + slope) * gains, (state + slope) ** 2 * noise + added**2
-        offset = (state + slope) * offset - slope * np.sqrt(ab) * mean
-    return AffineMap(gains, data.directions, data.directions @ offset, noise)
+    return AffineMap(along.gain, data.directions, data.directions @ (along.offset * mean), along.noise)
