@@ -19,13 +19,16 @@ SHARD = 64
 """Images in one compiled call."""
 
 
-def over_images(function: Callable, shared: tuple, *rows: Any, size: int = SHARD, name: str = "result") -> Any:
+def over_images(
+    function: Callable, shared: tuple, *rows: Any, which: Any = None, size: int = SHARD, name: str = "result"
+) -> Any:
     """Apply `function(*shared, *row)` to each image's row and stack the results as NumPy arrays.
 
     function: of one image, pure. `functools.partial` of a module-level function is recognised when it is made
         anew, so it may be written in place.
     shared: pytrees that are the same for all images (purifier, classifier); inputs of the program, not constants.
     rows: pytrees of arrays or keys with the images along the first axis, all of one length n >= 1.
+    which: numbers of the rows to take, in order; all unless told.
 
     Raises NonFinite, a FloatingPointError, with the index of the first image whose result is not finite.
 
@@ -35,37 +38,47 @@ def over_images(function: Callable, shared: tuple, *rows: Any, size: int = SHARD
     lengths = {leaf.shape[0] for leaf in jax.tree.leaves(rows)}
     if len(lengths) != 1 or 0 in lengths:
         raise ValueError(f"rows must share one length >= 1, got lengths {sorted(lengths)}; pass at least one image")
-    (n,) = lengths
+    which = np.arange(*lengths) if which is None else np.asarray(which)
     shared = tuple(as_pytree(argument) if callable(argument) else argument for argument in shared)
+    rows = jax.tree.map(_on_host, rows)
     results = []
-    for start in range(0, n, size):
-        kept = jnp.minimum(jnp.arange(start, start + size), n - 1)
-        shard = _over_shard(_static(function), shared, jax.tree.map(lambda leaf: jnp.asarray(leaf)[kept], rows))
-        results.append(jax.tree.map(lambda leaf: np.array(leaf[: n - start]), shard))
+    for start in range(0, len(which), size):
+        kept = which[np.minimum(np.arange(start, start + size), len(which) - 1)]
+        shard = _over_shard(_static(function), shared, jax.tree.map(lambda leaf: leaf[kept], rows))
+        results.append(jax.tree.map(lambda leaf: np.array(leaf[: len(which) - start]), jax.device_get(shard)))
     result = jax.tree.map(lambda *leaves: np.concatenate(leaves), *results)
-    require_finite(result, name)
+    require_finite(result, name, which)
     return result
+
+
+def _on_host(leaf):
+    """NumPy picks rows without compiling anything; keys have to stay JAX's."""
+    return leaf if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else np.asarray(leaf)
 
 
 class NonFinite(FloatingPointError):
     """A result that is not finite; `image` is the index of the first image concerned."""
 
     def __init__(self, message: str, image: int):
-        super().__init__(message)
+        super().__init__(message, image)
         self.image = image
 
+    def __str__(self) -> str:
+        return self.args[0]
 
-def require_finite(result: Any, name: str = "result") -> None:
-    """Raise NonFinite, naming the first image, unless all of a batched result is finite."""
+
+def require_finite(result: Any, name: str = "result", images: Any = None) -> None:
+    """Raise NonFinite, naming the first of `images` (0, 1, ... unless told), unless all of a batched result is finite."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(result):
         if not np.issubdtype(np.asarray(leaf).dtype, np.floating):
             continue
         bad = ~np.isfinite(np.asarray(leaf)).reshape(len(leaf), -1).all(1)
         if bad.any():
+            first = int(np.arange(len(leaf))[bad.argmax()] if images is None else images[bad.argmax()])
             raise NonFinite(
-                f"{name}{jax.tree_util.keystr(path)} is not finite for image {int(bad.argmax())} "
+                f"{name}{jax.tree_util.keystr(path)} is not finite for image {first} "
                 f"({int(bad.sum())} of {len(leaf)} images); check the purifier at this image and its weights",
-                int(bad.argmax()),
+                first,
             )
 
 

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .callables import as_pytree
 from .types import Classifier, Purifier
 
 
@@ -46,7 +47,7 @@ def check_budget(eps) -> None:
 
 def check_classifier(classifier: Classifier, images) -> int:
     """Raise unless the classifier gives finite logits, not probabilities; return its number of classes."""
-    logits = np.asarray(jax.vmap(classifier)(jnp.asarray(images)))
+    logits = np.asarray(_logits(as_pytree(classifier), jnp.asarray(images)))
     if logits.ndim != 2 or logits.shape[1] < 2:
         raise ValueError(f"a classifier maps one image to a vector of logits, got shape {logits.shape[1:]} an image")
     if not np.isfinite(logits).all():
@@ -57,6 +58,11 @@ def check_classifier(classifier: Classifier, images) -> int:
             "remove its softmax, for attacks' gradients vanish behind it"
         )
     return logits.shape[1]
+
+
+@jax.jit
+def _logits(classifier, images):
+    return jax.vmap(classifier)(images)
 
 
 def check_keys(keys, n: int) -> None:
@@ -76,7 +82,7 @@ def check_purifier(purifier: Purifier, images, keys) -> None:
     """Raise unless the purifier keeps shape and range, and gives the same output twice at the same key."""
     check_keys(keys, len(images))
     check_shape(purifier, images[0], keys[0])
-    once, twice = (np.asarray(jax.vmap(purifier)(jnp.asarray(images), keys)) for _ in range(2))
+    once, twice = map(np.asarray, _twice(as_pytree(purifier), jnp.asarray(images), keys))
     if not np.array_equal(once, twice, equal_nan=True):
         raise ValueError(
             "the purifier is random although its key is fixed; draw all its noise from the key it is given"
@@ -85,3 +91,9 @@ def check_purifier(purifier: Purifier, images, keys) -> None:
         raise FloatingPointError("the purifier gives non-finite pixels; check its weights, schedule and t*")
     if once.min() < 0 or once.max() > 1:
         raise ValueError(f"a purifier must return pixels in [0, 1], got [{once.min():g}, {once.max():g}]; clip them")
+
+
+@jax.jit
+def _twice(purifier, images, keys):
+    """Two traces, so that noise which is drawn while tracing differs between them."""
+    return tuple(jax.vmap(lambda x, key: purifier(x, key))(images, keys) for _ in range(2))

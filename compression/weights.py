@@ -1,7 +1,8 @@
-"""Trees of arrays (weights, training states) as safetensors files, checked when they are read."""
+"""Trees of arrays (weights, training states) as safetensors files, checked when they are read; published weights."""
 
 import hashlib
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +36,54 @@ def load_tree(path: Path, like: Any) -> tuple[Any, str]:
     if digest(stored) != expected:
         raise RecordError(f"{path} is damaged: it does not match its checksum; it can be rebuilt")
     leaves, structure = jax.tree.flatten(like)
-    signature = lambda arrays: [(np.shape(a), np.asarray(a).dtype) for a in arrays]
+    signature = lambda arrays: [(np.shape(a), np.dtype(a.dtype)) for a in arrays]
     if signature(stored.values()) != signature(leaves):
         raise RecordError(f"{path} holds {len(stored)} arrays of another architecture; it can be rebuilt")
     return jax.tree.unflatten(structure, [jax.numpy.asarray(array) for array in stored.values()]), expected
+
+
+def load_published(path: Path) -> dict[str, np.ndarray]:
+    """The named arrays of a published checkpoint, floating ones as float32 whatever their precision.
+
+    path: a `.safetensors` file, or a state dict of PyTorch (`.pth`, `.pt`, `.bin`). The latter needs torch, whose
+        weights-only reader builds tensors and nothing else, so no code of the file is run.
+
+    Raises RecordError if the file is damaged or holds anything but named tensors, ImportError without torch.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise RecordError(f"there is no file {path}; download the published weights and give their path")
+    if path.suffix == ".safetensors":
+        try:
+            with safe_open(path, framework="numpy") as file:
+                arrays = {name: file.get_tensor(name) for name in file.keys()}
+        except (SafetensorError, OSError) as error:
+            raise RecordError(f"{path} is truncated or damaged ({error}); download it again") from error
+    elif path.suffix in (".pth", ".pt", ".bin"):
+        arrays = _load_torch(path)
+    else:
+        raise RecordError(f"expected a file .safetensors, .pth, .pt or .bin, got {path}; convert it to safetensors")
+    floating = lambda array: jax.numpy.issubdtype(array.dtype, np.floating)
+    return {name: array.astype(np.float32) if floating(array) else array for name, array in arrays.items()}
+
+
+def _load_torch(path: Path) -> dict[str, np.ndarray]:
+    try:
+        import torch
+    except ImportError as error:
+        raise ImportError(
+            f"reading {path} needs torch; install torch, or convert the file to .safetensors where torch is "
+            "(safetensors.torch.save_file(torch.load(path, weights_only=True), ...))"
+        ) from error
+    try:
+        tensors = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise RecordError(
+            f"{path} is damaged or holds more than tensors, which is never run; download it again, or use .safetensors"
+        ) from error
+    if not isinstance(tensors, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
+        raise RecordError(f"{path} is not a flat dictionary of tensors; save the model's state_dict() itself")
+    return {name: (tensor.float() if tensor.is_floating_point() else tensor).numpy() for name, tensor in tensors.items()}
 
 
 def fingerprint(*determinants: Any) -> str:

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from . import progress
 from .configuration import Configuration, quick
 
 EXPERIMENTS = {
@@ -69,7 +70,7 @@ Command = (
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; 0 on success, 1 on an error that the message explains, 130 when interrupted."""
-    warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
+    warnings.showwarning = progress.warn
     try:
         _execute(tyro.cli(Command, prog="purimetry", args=arguments, config=(tyro.conf.OmitArgPrefixes,)))
     except KeyboardInterrupt:
@@ -106,17 +107,22 @@ def _execute(command) -> None:
 
 
 def _run(names: list[str], configuration: Configuration) -> None:
+    from .workers import one_thread, workers
+
+    one_thread()
     import jax
 
     from .workbench import Workbench
 
     bench = Workbench(configuration)
-    for number, name in enumerate(names, 1):
-        print(f"[{number}/{len(names)}] {name}: {EXPERIMENTS[name]}", flush=True)
-        experiment = import_module(f".{name}", __package__)
-        experiment.run(bench)
-        bench.describe(name, experiment.__doc__)
-        jax.clear_caches()  # the next experiment compiles its own programs; keeping them all takes gigabytes
+    with workers(configuration) as processes:
+        for number, name in enumerate(names, 1):
+            print(f"[{number}/{len(names)}] {name}: {EXPERIMENTS[name]}", flush=True)
+            experiment = import_module(f".{name}", __package__)
+            processes.compute(name, experiment.pieces(bench))
+            experiment.run(bench)
+            bench.describe(name, experiment.__doc__)
+            jax.clear_caches()  # the next experiment compiles its own programs; keeping them all takes gigabytes
 
 
 def _report(folder: Path) -> None:

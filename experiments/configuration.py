@@ -29,12 +29,14 @@ class Training:
 
 @dataclass(frozen=True)
 class Configuration:
-    """One run: data, grid, budgets and effort. Everything but the two folders determines the records."""
+    """One run: data, grid, budgets and effort. Everything but `out`, `cache` and `workers` determines the records."""
 
     out: Path = Path("out")
     """Folder of records, figures and the report; belongs to one configuration."""
     cache: Path = field(default_factory=default_cache)
     """Folder of trained weights, shared by runs; files are named by what determines them."""
+    workers: int = 0
+    """Processes that share the work; 0 is one a core on a CPU and one in all on an accelerator."""
     dataset: Literal["digits"] = "digits"
     """Images to measure on."""
     images: int = 128
@@ -68,6 +70,8 @@ class Configuration:
     def __post_init__(self):
         if self.images < 2:
             raise ValueError(f"a standard error over images needs at least 2, got --images {self.images}")
+        if self.workers < 0:
+            raise ValueError(f"--workers counts processes, got {self.workers}; 0 chooses")
         for name in ("samplers", "t_stars", "eps", "seeds", "eps_factors"):
             if not getattr(self, name):
                 raise ValueError(f"--{name.replace('_', '-')} is empty; name at least one")
@@ -75,7 +79,7 @@ class Configuration:
     def determinants(self) -> dict:
         """What determines the records, as JSON-like values."""
         values = asdict(self)
-        return {name: values[name] for name in values if name not in ("out", "cache")}
+        return {name: values[name] for name in values if name not in ("out", "cache", "workers")}
 
 
 def quick(configuration: Configuration) -> Configuration:

@@ -23,8 +23,14 @@ from .prediction import probes, survivors
 from .rates import rates
 from .robust_accuracy import attacked
 from .workbench import BARE, Cell, Workbench
+from .workers import Piece
 
 CAUSES = ("anchor_shift", "heterogeneity", "norm", "anisotropy", "nonlinearity", "residual")
+
+
+def pieces(bench: Workbench) -> list[Piece]:
+    """None: it only joins what others measured."""
+    return []
 
 
 def run(bench: Workbench) -> list[Measurement]:

@@ -17,6 +17,7 @@ from .progress import bar
 from .rates import anchors
 from .robust_accuracy import converged
 from .workbench import BARE, Cell, Workbench, each
+from .workers import Piece
 
 
 def distances(bench: Workbench, cell: Cell) -> MinimumPerturbations:
@@ -30,6 +31,11 @@ def distances(bench: Workbench, cell: Cell) -> MinimumPerturbations:
         return found._asdict()
 
     return MinimumPerturbations(**bench.shard("minimum_perturbation", str(cell), compute))
+
+
+def pieces(bench: Workbench) -> list[Piece]:
+    """The clean images, and the anchors of each cell."""
+    return bench.pieces([BARE, *bench.cells], _measure)
 
 
 def run(bench: Workbench) -> list[Measurement]:

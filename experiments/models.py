@@ -31,29 +31,36 @@ def trained(
 
 def classifier(training: Training, dataset: Dataset, cache: Path) -> tuple[Network, str]:
     """The trained classifier and its weights' SHA-256."""
-    network = pure(convnet.ConvNet(
-        dataset.shape, dataset.classes, training.classifier_channels, rngs=nnx.Rngs(training.seed)
-    ))
+
+    def build() -> nnx.Module:
+        rngs = nnx.Rngs(training.seed)
+        return convnet.ConvNet(dataset.shape, dataset.classes, training.classifier_channels, rngs=rngs)
+
     recipe = loop.Recipe(steps=training.classifier_steps)
     determinants = ("convnet", convnet.VERSION, training.classifier_channels, dataset.classes)
-    return _trained("classifier", network, determinants, losses.classification, recipe, training.seed, dataset, cache)
+    return _trained("classifier", build, determinants, losses.classification, recipe, training.seed, dataset, cache)
 
 
 def denoiser(training: Training, dataset: Dataset, cache: Path) -> tuple[Network, str]:
     """The trained noise predictor (linear schedule, T = 1000) and its weights' SHA-256."""
-    network = pure(unet.UNet(dataset.shape[-1], training.denoiser_channels, rngs=nnx.Rngs(training.seed)))
+
+    def build() -> nnx.Module:
+        return unet.UNet(dataset.shape[-1], training.denoiser_channels, rngs=nnx.Rngs(training.seed))
+
     recipe = loop.Recipe(steps=training.denoiser_steps)
     determinants = ("unet", unet.VERSION, training.denoiser_channels, "linear-1000")
     loss = losses.noise_prediction(schedules.linear())
-    return _trained("denoiser", network, determinants, loss, recipe, training.seed, dataset, cache)
+    return _trained("denoiser", build, determinants, loss, recipe, training.seed, dataset, cache)
 
 
-def _trained(name, network, determinants, loss, recipe, seed, dataset, cache) -> tuple[Network, str]:
+def _trained(name, build, determinants, loss, recipe, seed, dataset, cache) -> tuple[Network, str]:
     mark = fingerprint(determinants, recipe.__dict__, losses.VERSION, seed, dataset.fingerprint)
     finished, unfinished = (Path(cache) / f"{name}-{mark}{end}.safetensors" for end in ("", "-training"))
+    network = pure(nnx.eval_shape(build))  # without weights: initialising them takes seconds
     found = _load(finished, network.state)
     if found is not None:
         return network.with_state(found[0]), found[1]
+    network = pure(build())
     state = _load(unfinished, loop.start(network, recipe))
     began, first = time.perf_counter(), 0 if state is None else int(state[0].step)
     with bar(f"train {name}") as show:

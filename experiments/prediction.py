@@ -15,6 +15,7 @@ The two rivals are the class nearest the anchor to first order and the one that 
 perturbation at the anchor reached, so they cost gradients of the classifier alone.
 """
 
+from collections import deque
 from collections.abc import Iterator
 
 import numpy as np
@@ -31,6 +32,7 @@ from .minimum_perturbation import distances
 from .rates import anchors, rates
 from .robust_accuracy import attacked
 from .workbench import BARE, Cell, Workbench, each
+from .workers import Piece
 
 GRADIENTS = {
     "survival_clean": 0, "survival_anchor": 0, "image_wise": 0, "adversarial_rate": 1, "first_order": 1,
@@ -111,11 +113,20 @@ class Evidence:
         return 100 * self.measured[:, images].mean(1)
 
 
+def pieces(bench: Workbench) -> list[Piece]:
+    """The probes of each cell of the grid."""
+    return bench.pieces(bench.cells, _probe)
+
+
+def _probe(bench: Workbench, cell: Cell) -> Iterator[Arrays]:
+    for eps in bench.configuration.eps:
+        yield probes(bench, cell, eps)
+
+
 def run(bench: Workbench) -> list[Measurement]:
     """Predict and score every cell of the grid."""
     for cell in each("probes", bench.cells):
-        for eps in bench.configuration.eps:
-            probes(bench, cell, eps)
+        deque(_probe(bench, cell), maxlen=0)
     evidence = Evidence(bench)
     generator = np.random.default_rng(0)
     samples = generator.integers(0, evidence.n, (bench.configuration.bootstrap, evidence.n))

@@ -1,21 +1,96 @@
 """Progress bars with time left; silent when the output is not a terminal."""
 
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+_queue = None
+"""In a worker process: where its bars go, to be shown by the main one."""
+
+_progress = None
+"""The display that collects all bars at the moment, if there is one."""
+
+
+def shown() -> bool:
+    """Whether bars are shown at all."""
+    return sys.stderr.isatty()
+
+
+def warn(message, *_) -> None:
+    """Say a warning in one line; a replacement of `warnings.showwarning`."""
+    print(f"warning: {message}", file=sys.stderr)
 
 
 @contextmanager
 def bar(description: str) -> Iterator[Callable[..., None]]:
     """Yield a function that takes the fraction done (0 to 1) and an optional remark."""
-    if not sys.stderr.isatty():
+    if _queue is not None:
+        try:
+            yield lambda done, remark="": _queue.put((description, done, remark))
+        finally:
+            _queue.put((description, None, ""))
+    elif _progress is not None:
+        with _task(_progress, description) as show:
+            yield show
+    elif shown():
+        with _display() as display, _task(display, description) as show:
+            yield show
+    else:
         yield lambda done, remark="": None
+
+
+def send_to(queue) -> None:
+    """Send this process's bars to a queue, or show none if it is None."""
+    global _queue
+    _queue = queue if queue is not None else _Nowhere()
+
+
+@contextmanager
+def collected(queue) -> Iterator[None]:
+    """Show the bars that come from other processes by a queue, and this process's own, in one display."""
+    global _progress
+    if queue is None:
+        yield
         return
+    with _display() as _progress:
+        thread = threading.Thread(target=_collect, args=(_progress, queue), daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            queue.put(None)
+            thread.join(1)
+            _progress = None
+
+
+def _collect(progress, queue) -> None:
+    tasks = {}
+    while (message := queue.get()) is not None:
+        description, done, remark = message
+        if description not in tasks:
+            tasks[description] = progress.add_task(description, total=1.0, remark="")
+        if done is None:
+            progress.remove_task(tasks.pop(description))
+        else:
+            progress.update(tasks[description], completed=done, remark=remark)
+
+
+def _display():
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:3.0f} %"),
                TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[remark]}"))
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task(description, total=1.0, remark="")
-        yield lambda done, remark="": progress.update(task, completed=done, remark=remark)
+    return Progress(*columns, console=Console(stderr=True))
+
+
+@contextmanager
+def _task(progress, description: str) -> Iterator[Callable[..., None]]:
+    task = progress.add_task(description, total=1.0, remark="")
+    yield lambda done, remark="": progress.update(task, completed=done, remark=remark)
+
+
+class _Nowhere:
+    def put(self, message) -> None:
+        pass

@@ -20,6 +20,7 @@ from ..compression.losses import margin
 from ..compression.rates import expected_rates
 from ..compression.records import Arrays, Measurement
 from .workbench import Cell, Workbench, each
+from .workers import Piece
 
 HUTCHINSON_DRAWS = 16
 
@@ -56,6 +57,11 @@ def spectra(bench: Workbench, cell: Cell) -> Arrays:
         return dict(zip(("singular_values", "rms", "hutchinson", "hutchinson_se"), found, strict=True))
 
     return bench.shard("rates", f"{cell}-spectra", compute)
+
+
+def pieces(bench: Workbench) -> list[Piece]:
+    """Each cell of the grid."""
+    return bench.pieces(bench.cells, _measure)
 
 
 def run(bench: Workbench) -> list[Measurement]:

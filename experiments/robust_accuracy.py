@@ -18,12 +18,12 @@ import numpy as np
 from ..compression.attacks.iterative import Iterative
 from ..compression.attacks.pgd import converged_pgd, pgd
 from ..compression.attacks.search import attack_images
-from ..compression.checks import check_purifier
 from ..compression.losses import Criterion, cross_entropy, margin
 from ..compression.records import Arrays, Measurement
 from .configuration import Configuration
 from .progress import bar
 from .workbench import BARE, Cell, Workbench, each
+from .workers import Piece
 
 STRONGER = 4
 """How many times the steps the check of convergence takes."""
@@ -57,21 +57,26 @@ def attacked(bench: Workbench, cell: Cell, eps: float, attack: str) -> Arrays:
     return bench.shard("robust_accuracy", f"{cell}-eps{eps:g}-{attack}", compute)
 
 
+def pieces(bench: Workbench) -> list[Piece]:
+    """The bare classifier, and each cell of the grid."""
+    return bench.pieces([BARE, *bench.cells], _measure)
+
+
 def run(bench: Workbench) -> list[Measurement]:
     """Attack every cell of the grid, and the bare classifier."""
-    for cell in bench.cells:
-        check_purifier(bench.purifier(cell), bench.images[:2], bench.keys()[:2])
+    cells = each("robust accuracy", [BARE, *bench.cells])
+    return bench.write("robust_accuracy", [m for cell in cells for m in _measure(bench, cell)])
+
+
+def _measure(bench: Workbench, cell: Cell) -> Iterator[Measurement]:
     checked = bench.cells[len(bench.configuration.t_stars) // 2]
-    measurements = []
-    for cell in each("robust accuracy", [BARE, *bench.cells]):
-        for eps in bench.configuration.eps:
-            hardest = cell in (BARE, checked) and eps == max(bench.configuration.eps)
-            for attack in ("paper", "converged", *(["stronger"] if hardest else [])):
-                measurements += _measure(bench, cell, eps, attack)
-    return bench.write("robust_accuracy", measurements)
+    for eps in bench.configuration.eps:
+        hardest = cell in (BARE, checked) and eps == max(bench.configuration.eps)
+        for attack in ("paper", "converged", *(["stronger"] if hardest else [])):
+            yield from _protocol(bench, cell, eps, attack)
 
 
-def _measure(bench: Workbench, cell: Cell, eps: float, attack: str) -> Iterator[Measurement]:
+def _protocol(bench: Workbench, cell: Cell, eps: float, attack: str) -> Iterator[Measurement]:
     found, at = attacked(bench, cell, eps, attack), {**cell.at, "eps": eps, "attack": attack}
     broken_at = found["broken_at"]
     yield bench.mean("robust_accuracy", "robust_accuracy", 100 * (broken_at < 0), "%", at)

@@ -17,9 +17,15 @@ from ..compression.checks import check_classifier
 from ..compression.losses import margin
 from ..compression.records import Measurement
 from .workbench import Workbench
+from .workers import Piece
 
 TIMES = (10, 20, 50, 100, 150, 300, 600)
 """Steps of 1000 at which the denoiser is tested."""
+
+
+def pieces(bench: Workbench) -> list[Piece]:
+    """Each network is trained by itself."""
+    return [Piece("classifier", 1, lambda: bench.classifier), Piece("denoiser", 4, lambda: bench.denoiser)]
 
 
 def run(bench: Workbench) -> list[Measurement]:

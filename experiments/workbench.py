@@ -2,8 +2,9 @@
 
 import platform
 import sys
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import version
 from typing import NamedTuple
 
@@ -19,6 +20,7 @@ from ..compression.types import Purifier
 from . import models
 from .configuration import Configuration
 from .progress import bar
+from .workers import Piece
 
 DATASETS = {"digits": data.digits}
 
@@ -59,6 +61,7 @@ class Workbench:
         self.images, self.labels = self.dataset.test_images[self.indices], self.dataset.test_labels[self.indices]
         checks.check_images(self.images)
         checks.check_labels(self.labels, len(self.images), self.dataset.classes)
+        self._purifiers: dict[Cell, Purifier] = {}
         self.folder = Folder(configuration.out, configuration.determinants())
 
     @property
@@ -69,23 +72,37 @@ class Workbench:
     @cached_property
     def classifier(self) -> Network:
         """The trained classifier."""
-        return self._networks[0][0]
+        return self._classifier[0]
 
     @cached_property
     def denoiser(self) -> Network:
         """The trained noise predictor."""
-        return self._networks[1][0]
+        return self._denoiser[0]
 
     @cached_property
-    def _networks(self):
-        c = self.configuration
-        return [build(c.training, self.dataset, c.cache) for build in (models.classifier, models.denoiser)]
+    def _classifier(self) -> tuple[Network, str]:
+        return models.classifier(self.configuration.training, self.dataset, self.configuration.cache)
+
+    @cached_property
+    def _denoiser(self) -> tuple[Network, str]:
+        return models.denoiser(self.configuration.training, self.dataset, self.configuration.cache)
 
     def purifier(self, cell: Cell) -> Purifier:
-        """The purifier of a cell."""
+        """The purifier of a cell; checked on two images before it is first used."""
         if cell == BARE:
             return identity
-        return diffusion(self.denoiser, samplers.SAMPLERS[cell.sampler](self.schedule, cell.t_star))
+        if cell not in self._purifiers:
+            made = diffusion(self.denoiser, samplers.SAMPLERS[cell.sampler](self.schedule, cell.t_star))
+            checks.check_purifier(made, self.images[:2], self.keys()[:2])
+            self._purifiers[cell] = made
+        return self._purifiers[cell]
+
+    def pieces(self, cells: list[Cell], measure: Callable) -> list[Piece]:
+        """`measure(bench, cell)`, an iterator of measurements, for each cell as work for any process.
+
+        Purifiers of one t* share their programs, and cost as many steps.
+        """
+        return [Piece(cell.t_star, 1 + cell.t_star, partial(_exhaust, measure, self, cell)) for cell in cells]
 
     def keys(self, seed: int | None = None):
         """xi of each image; of the first base seed unless told."""
@@ -122,8 +139,12 @@ class Workbench:
             "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
             "device": f"{jax.devices()[0].device_kind} ({platform.machine()}, {sys.platform})",
             "data_sha256": self.dataset.fingerprint,
-            "weights_sha256": {"classifier": self._networks[0][1], "denoiser": self._networks[1][1]},
+            "weights_sha256": {"classifier": self._classifier[1], "denoiser": self._denoiser[1]},
         }
+
+
+def _exhaust(measure, bench, cell) -> None:
+    deque(measure(bench, cell), maxlen=0)
 
 
 def each(description: str, items: list) -> Iterator:

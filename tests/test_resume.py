@@ -1,6 +1,5 @@
 """A run that is killed, several times and at any moment, ends with the bytes of one that was not."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -16,11 +15,13 @@ TINY = (
 )
 
 
-def start(folder: Path, cache: Path) -> subprocess.Popen:
+def start(folder: Path, cache: Path, workers: int = 1) -> subprocess.Popen:
+    """A run in a process group of its own, that hears an interrupt even where the tests run in the background."""
     script = "import sys; from purimetry.experiments.command_line import main; sys.exit(main())"
-    command = [sys.executable, "-c", script]
-    return subprocess.Popen([*command, *TINY, "--out", str(folder), "--cache", str(cache)],
-                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=dict(os.environ))
+    options = ["--out", str(folder), "--cache", str(cache), "--workers", str(workers)]
+    return subprocess.Popen([sys.executable, "-c", script, *TINY, *options], stdout=subprocess.PIPE,
+                            stderr=subprocess.STDOUT, text=True, start_new_session=True,
+                            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
 
 
 def wait_for(process: subprocess.Popen, condition) -> None:
@@ -46,16 +47,17 @@ def test_killed_runs_end_with_the_same_bytes(tmp_path):
     out, cache = tmp_path / "killed", tmp_path / "killed-cache"
     shards = lambda: len(list(out.glob("*/shards/*.npz")))
     moments = (
-        lambda: list(cache.glob("denoiser-*-training.safetensors")),
-        lambda: shards() >= 2,
-        lambda: shards() >= 7,
-        lambda: list(out.glob("prediction/shards/*.npz")),
+        (2, lambda: list(cache.glob("denoiser-*-training.safetensors"))),
+        (1, lambda: shards() >= 2),
+        (2, lambda: shards() >= 7),
+        (2, lambda: list(out.glob("prediction/shards/*.npz"))),
     )
-    for moment in moments:
-        process = start(out, cache)
+    for workers, moment in moments:
+        process = start(out, cache, workers)
         wait_for(process, moment)
         process.send_signal(signal.SIGKILL)
         process.wait()
+        process.stdout.read()  # ends when the last worker has gone
         process.stdout.close()
     assert not (out / "prediction/records.jsonl").exists()
     finish(start(out, cache))

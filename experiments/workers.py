@@ -1,0 +1,132 @@
+"""A run on several processes: each computes pieces of work into the run's folder, with one thread of its own.
+
+XLA on CPU uses little more than one core for programs of this size, so a process a core is nearly as many times as
+fast. One thread each also makes results independent of the number of cores and of processes, bit for bit.
+"""
+
+import multiprocessing
+import os
+import threading
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from importlib import import_module
+from typing import Any, NamedTuple
+
+from . import progress
+from .configuration import Configuration
+
+
+class Piece(NamedTuple):
+    """Independent work that leaves shards (or weights) behind.
+
+    program: pieces of one program share compiled code, so they go to one process where there are enough others.
+    cost: how long it takes, relative to the experiment's other pieces. compute: its result is dropped.
+    """
+
+    program: Hashable
+    cost: float
+    compute: Callable[[], Any]
+
+
+def groups(pieces: Sequence[Piece], workers: int) -> list[list[int]]:
+    """Numbers of the pieces that go to a process together, the dearest group first.
+
+    >>> pieces = [Piece("a", 1, print), Piece("b", 3, print), Piece("a", 1, print)]
+    >>> groups(pieces, workers=2), groups(pieces, workers=3)
+    ([[1], [0, 2]], [[1], [0], [2]])
+    """
+    together = defaultdict(list)
+    for number, piece in enumerate(pieces):
+        together[piece.program].append(number)
+    found = list(together.values())
+    if len(found) < workers:
+        found = [[number] for number in range(len(pieces))]
+    return sorted(found, key=lambda group: -sum(pieces[number].cost for number in group))
+
+
+class Workers:
+    """Processes that work for one configuration; `count` 1 is none, for then `run` does everything itself."""
+
+    def __init__(self, configuration: Configuration, count: int):
+        self.count, self.executor = count, None
+        if count > 1:
+            context = multiprocessing.get_context("spawn")  # a fork would copy JAX's locks without its threads
+            self.bars = context.SimpleQueue() if progress.shown() else None
+            self.executor = ProcessPoolExecutor(count, context, _begin, (configuration, self.bars))
+
+    def compute(self, experiment: str, pieces: Sequence[Piece]) -> None:
+        """Compute all pieces of an experiment; raises what the first failing one raised."""
+        if self.executor is None or not pieces:
+            return
+        with progress.collected(self.bars), progress.bar(experiment) as show:
+            futures = [self.executor.submit(_compute, experiment, group) for group in groups(pieces, self.count)]
+            for done, future in enumerate(as_completed(futures), 1):
+                future.result()
+                show(done / len(futures))
+
+    def stop(self) -> None:
+        """End all processes now; what they were computing is lost, finished shards are kept."""
+        if self.executor is not None:
+            for process in multiprocessing.active_children():
+                process.terminate()
+            self.executor.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def workers(configuration: Configuration):
+    """The processes of a run, ended with it whatever happens."""
+    found = Workers(configuration, configuration.workers or _default())
+    try:
+        yield found
+    finally:
+        found.stop()
+
+
+def _default() -> int:
+    """One process a core on a CPU, one in all where there is an accelerator, whose memory it takes."""
+    import jax
+
+    return (os.cpu_count() or 1) if jax.default_backend() == "cpu" else 1
+
+
+_bench = None
+"""A worker process's own workbench."""
+
+
+def one_thread() -> None:
+    """Let this process, and those it starts, compute with one thread; to be called before JAX and NumPy are imported.
+
+    More threads than one change the order of sums, and so the last bits of a result.
+    """
+    os.environ.update(dict.fromkeys(("NPROC", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"))
+
+
+def _begin(configuration: Configuration, bars) -> None:
+    """Make a worker."""
+    global _bench
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process ends us
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    progress.send_to(bars)
+    warnings.showwarning = progress.warn
+    from .workbench import Workbench
+
+    _bench = Workbench(configuration)
+
+
+def _end_with_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
+def _compute(experiment: str, numbers: list[int]) -> None:
+    import jax
+
+    pieces = import_module(f".{experiment}", __package__).pieces(_bench)
+    for number in numbers:
+        pieces[number].compute()
+    jax.clear_caches()  # the next group has programs of its own; keeping all of them takes gigabytes
