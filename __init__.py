@@ -8,7 +8,7 @@ from importlib import import_module
 
 _HOME = {
     "compression.attacks.pgd": ("pgd", "converged_pgd"),
-    "compression.attacks.search": ("attack_images",),
+    "compression.attacks.search": ("attack_images", "judge_images"),
     "compression.batches": ("NonFinite", "over_images"),
     "compression.checks": ("check_images", "check_labels", "check_budget", "check_classifier", "check_purifier"),
     "compression.data": ("Dataset", "digits"),
@@ -17,6 +17,7 @@ _HOME = {
         "linf_distance", "psnr", "ssim",
     ),
     "compression.features": ("penultimate",),
+    "compression.gradients": ("bpda", "eot", "expectation_over_randomness", "gradient_agreement", "straight_through"),
     "compression.jacobian": ("jacobian", "rms_rate", "rms_rate_hutchinson"),
     "compression.losses": ("cross_entropy", "defended", "margin", "margins"),
     "compression.networks.convnet": ("ConvNet",),

@@ -9,6 +9,9 @@ from .types import Classifier, Image, Key, Label, Logits, Loss, Objective, Purif
 
 Criterion = Callable[[Logits, Label], Scalar]
 
+View = Callable[[Classifier, Purifier, Label, Criterion], Loss]
+"""How an attack sees "classifier after purifier": `defended`, or what `gradients` composes from it."""
+
 
 def cross_entropy(logits: Logits, label: Label) -> Scalar:
     """-log p(label). Its gradient vanishes in float32 where p(label) rounds to 1.

@@ -5,6 +5,8 @@ Holding xi fixed turns a stochastic purifier f(x, xi) into the deterministic map
 direction and time into it, so no result depends on batch size, sharding or resumption.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,8 +14,9 @@ from jaxtyping import Array, Float, Int, UInt32
 
 from .types import Key, Keys
 
-FORWARD, REVERSE, ATTACK, PROBE = range(4)
-"""Directions of a step key; the last two keep attacks' starts and random probes apart from the purifier's noise."""
+FORWARD, REVERSE, ATTACK, PROBE, REDRAW = range(5)
+"""Directions of a step key; after the first two, they keep attacks' starts, random probes and further
+configurations apart from the purifier's noise."""
 
 PRIME_SEED, PRIME_IMAGE, PRIME_STEP = 83492791, 73856093, 19349663
 """p_s, p_i and p_t of compression_paper Table S6."""
@@ -40,6 +43,20 @@ def configurations(seed: int, indices: Int[np.ndarray | Array, "n"]) -> Keys:
 def step_key(xi: Key, direction: int | Int[Array, ""], t: int | Int[Array, ""]) -> Key:
     """Key of the noise of step t (1..t*) in one direction, FORWARD (eps_t, Eq. 3) or REVERSE (z_t, Eq. 4)."""
     return jax.random.fold_in(jax.random.fold_in(xi, direction), t)
+
+
+def redraw(xi: Key, number: int | Int[Array, ""]) -> Key:
+    """Another configuration that xi determines: those of numbers 0, 1, ... are independent of xi and one another."""
+    return step_key(xi, REDRAW, number)
+
+
+def redraws(xi: Key, n: int) -> Keys:
+    """The first n configurations that xi determines, shape [n].
+
+    >>> redraws(configuration(0, 0), 15).shape
+    (15,)
+    """
+    return jax.vmap(partial(redraw, xi))(jnp.arange(n))
 
 
 def paper_hash(s: int | Array, i: int | Array, t: int | Array) -> UInt32[Array, "..."]:

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from ..randomness import ATTACK, step_key
-from ..types import AttackResult, Image, Key, Logits, Loss, Objective, Scalar
+from ..randomness import ATTACK, redraw, step_key
+from ..types import AttackResult, Budget, Image, Key, Logits, Loss, Objective, Scalar
 
 
 class Iterative(NamedTuple):
@@ -18,6 +18,8 @@ class Iterative(NamedTuple):
     move: (x, iterate, gradient, objective, memory, k) to the next iterate and memory.
     targeted: whether restarts after the first ascend the margin of one rival class each, the likeliest at the
         clean image first, instead of the loss's own objective.
+    fresh: whether every gradient has a xi of its own instead of the attack's key. One such draw says little about an
+        iterate, so only the clean image and the last iterate of each restart are judged, at the attack's key.
     """
 
     start: Callable[[Image, Key, Int[Array, ""]], tuple[Image, Any]]
@@ -25,6 +27,7 @@ class Iterative(NamedTuple):
     steps: int
     restarts: int
     targeted: bool = False
+    fresh: bool = False
 
     def __call__(self, loss: Loss, x: Image, key: Key) -> AttackResult:
         """Attack one image: the clean image and every iterate of every restart are judged."""
@@ -36,6 +39,14 @@ class Iterative(NamedTuple):
 
         search, _ = jax.lax.scan(restart, unbroken(self, x, key, loss(x, key).margins), jnp.arange(self.restarts))
         return AttackResult(search.best, search.margin, search.broken_at, search.gradients)
+
+
+def redrawn(attack: Callable[[Budget], Iterative], eps: Budget) -> Iterative:
+    """The attack with a fresh xi for every gradient, against a defence whose randomness is not fixed (Table S2).
+
+    `functools.partial(redrawn, pgd)` is its constructor.
+    """
+    return attack(eps)._replace(fresh=True)
 
 
 class Search(NamedTuple):
@@ -77,14 +88,15 @@ def begin(attack: Iterative, search: Search, x: Image, key: Key, restart: Int[Ar
 
 
 def advance(attack: Iterative, loss: Loss, search: Search, x: Image, key: Key) -> Search:
-    """Judge the iterate and move it, at the cost of one gradient."""
+    """Judge the iterate, unless its randomness is fresh, and move it, at the cost of one gradient."""
 
     def ascent(iterate):
-        objective = loss(iterate, key)
+        objective = loss(iterate, redraw(key, search.gradients) if attack.fresh else key)
         return jnp.where(search.rival < 0, objective.ascent, objective.margins[search.rival]), objective
 
     gradient, objective = jax.grad(ascent, has_aux=True)(search.iterate)
-    search = judge(search, search.iterate, objective.margins)
+    if not attack.fresh:
+        search = judge(search, search.iterate, objective.margins)
     iterate, memory = attack.move(x, search.iterate, gradient, objective, search.memory, search.k)
     return search._replace(iterate=iterate, memory=memory, k=search.k + 1, gradients=search.gradients + 1)
 
