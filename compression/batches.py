@@ -68,7 +68,7 @@ class NonFinite(FloatingPointError):
 
 
 def require_finite(result: Any, name: str = "result", images: Any = None) -> None:
-    """Raise NonFinite, naming the first of `images` (0, 1, ... unless told), unless all of a batched result is finite."""
+    """Raise NonFinite unless all of a batched result is finite; it names the first of `images`, or counts from 0."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(result):
         if not np.issubdtype(np.asarray(leaf).dtype, np.floating):
             continue

@@ -11,6 +11,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from importlib import import_module
 from typing import Any, NamedTuple
@@ -64,7 +65,13 @@ class Workers:
         with progress.collected(self.bars), progress.bar(experiment) as show:
             futures = [self.executor.submit(_compute, experiment, group) for group in groups(pieces, self.count)]
             for done, future in enumerate(as_completed(futures), 1):
-                future.result()
+                try:
+                    future.result()
+                except BrokenProcessPool as error:
+                    raise OSError(
+                        "a worker process ended before its work, perhaps for want of memory; run the same command "
+                        f"again, finished shards are kept, with --workers {max(1, self.count // 2)}"
+                    ) from error
                 show(done / len(futures))
 
     def stop(self) -> None:

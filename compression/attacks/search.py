@@ -55,15 +55,14 @@ def attack_images(
     check_budget(eps)
     check_keys(keys, len(images))
     check_shape(purifier, images[0], keys[0])
-    budgets = jnp.broadcast_to(jnp.asarray(eps, jnp.float32), len(images))
-    rows = (jnp.asarray(images), jnp.asarray(labels), keys, budgets)
+    budgets = np.broadcast_to(np.asarray(eps, np.float32), len(images))
+    rows = (images, labels, keys, budgets)
 
     def apply(function, which, *more):
-        some = jax.tree.map(lambda a: a[which], rows)
-        return over_images(function, (classifier, purifier), *some, *more, size=size, name="attack")
+        return over_images(function, (classifier, purifier), *rows, *more, which=which, size=size, name="attack")
 
     def judge(which, candidates):
-        return _judged(view, classifier, purifier, candidates, rows[1][which], keys[which], size)
+        return _judged(view, classifier, purifier, candidates, labels, keys, size, which)
 
     def attacked():
         return np.flatnonzero(search.margin < confidence)
@@ -75,20 +74,21 @@ def attack_images(
     for restart in range(settings.restarts):
         which = attacked()
         if len(which):
-            restarts = np.full(len(which), restart)
-            _put(search, which, apply(partial(_restart, attack), which, _take(search, which), restarts))
+            restarts = np.full(len(images), restart)
+            _put(search, which, apply(partial(_restart, attack), which, search, restarts))
         for step in range(0, settings.steps, SEGMENT):
             which = attacked()
             length = min(SEGMENT, settings.steps - step)
             if len(which):
                 segment = partial(_segment, attack, view, criterion, length)
-                _put(search, which, apply(segment, which, _take(search, which)))
+                _put(search, which, apply(segment, which, search))
             done += length
             on_segment(done / total, len(which))
         which = attacked()
         if len(which):
-            last = _take(search, which)
-            _put(search, which, apply(_last, which, last, judge(which, last.iterate)))
+            last = np.zeros((len(images), search.ranking.shape[1]), np.float32)
+            last[which] = judge(which, search.iterate)
+            _put(search, which, apply(_last, which, search, last))
     best = apply(_inside, everyone, search.best)
     margin = judge(everyone, best).max(1)
     return AttackResult(best, margin, np.where(margin >= 0, search.broken_at, -1), search.gradients)
@@ -114,14 +114,10 @@ def judge_images(
     return _judged(defended, classifier, purifier, images, labels, keys, size).max(1)
 
 
-def _judged(view, classifier, purifier, candidates, labels, keys, size):
+def _judged(view, classifier, purifier, candidates, labels, keys, size, which=None):
     """All margins of one input an image, by a forward pass; one program for all attacks that share a view."""
-    return over_images(partial(_margins, view), (classifier, purifier), candidates, labels, keys, size=size,
-                       name="attack")
-
-
-def _take(search, which):
-    return jax.tree.map(lambda a: a[which], search)
+    return over_images(partial(_margins, view), (classifier, purifier), candidates, labels, keys, which=which,
+                       size=size, name="attack")
 
 
 def _put(search, which, part):
