@@ -33,6 +33,7 @@ _HOME = {
     "compression.samplers": ("ddim", "ddpm", "reverse_only"),
     "compression.schedules": ("Schedule", "cosine", "linear", "respaced"),
     "compression.survival": ("fit_zero_inflated_gaussian", "kaplan_meier", "minimum_perturbations"),
+    "compression.variance": ("mean_over_pairs", "stochasticity"),
     "experiments.models": ("trained",),
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
