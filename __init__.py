@@ -33,6 +33,7 @@ _HOME = {
     "compression.samplers": ("ddim", "ddpm", "reverse_only"),
     "compression.schedules": ("Schedule", "cosine", "linear", "respaced"),
     "compression.survival": ("fit_zero_inflated_gaussian", "kaplan_meier", "minimum_perturbations"),
+    "compression.trajectories": ("distances", "trajectory"),
     "compression.variance": ("mean_over_pairs", "stochasticity"),
     "experiments.models": ("trained",),
 }

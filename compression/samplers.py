@@ -33,6 +33,10 @@ class Steps(NamedTuple):
     t: Int[Array, "t_star"]
     time: Float[Array, "t_star"]
 
+    def astype(self, dtype) -> "Steps":
+        """The same steps, with coefficients and times of this precision."""
+        return Steps(*(c.astype(dtype) if jnp.issubdtype(c.dtype, jnp.floating) else c for c in self))
+
 
 def posterior_sigma(schedule: Schedule) -> np.ndarray:
     """sigma_t of the reverse step from the posterior q(x_{t-1} | x_t, x_0): Ho et al.'s lower choice, [T]."""
@@ -100,18 +104,26 @@ def _steps(schedule, t_star, forward_state, forward_noise, state, prediction, no
 
 def diffuse(steps: Steps, x: Image, xi: Key, step_key: Callable = randomness.step_key) -> Image:
     """The forward process from x_0 to x_{t*} step by step with the noise of xi (Eq. 3)."""
+    return forward(steps, x, xi, step_key)[0]
+
+
+def forward(
+    steps: Steps, x: Image, xi: Key, step_key: Callable = randomness.step_key
+) -> tuple[Image, Float[Array, "t_star height width channel"]]:
+    """The forward process from x_0 to x_{t*}, and all its states x_1..x_{t*} in order."""
 
     def step(x, coefficients):
         state, noise, t = coefficients
-        return state * x + noise * randomness.normal(step_key(xi, randomness.FORWARD, t), x), None
+        x = state * x + noise * randomness.normal(step_key(xi, randomness.FORWARD, t), x)
+        return x, x
 
-    return jax.lax.scan(step, x, (steps.forward_state, steps.forward_noise, steps.t[::-1]))[0]
+    return jax.lax.scan(step, x, (steps.forward_state, steps.forward_noise, steps.t[::-1]))
 
 
 def denoise(
     steps: Steps, noise_predictor: NoisePredictor, x: Image, xi: Key, step_key: Callable = randomness.step_key
 ) -> tuple[Image, Float[Array, "t_star height width channel"]]:
-    """The reverse process from x_{t*} to x_0 with the noise of xi (Eq. 4), and all its states in order.
+    """The reverse process from x_{t*} to x_0 with the noise of xi (Eq. 4), and all its states x_{t*-1}..x_0 in order.
 
     One `jax.checkpoint` per step: a gradient stores one state per step and recomputes the network's interior.
     """
@@ -132,5 +144,5 @@ def run(
 
     Differentiable in x through every step. Under float64 inputs the whole map is float64.
     """
-    cast = jax.tree.map(lambda c: c.astype(x.dtype) if jnp.issubdtype(c.dtype, jnp.floating) else c, steps)
-    return denoise(cast, noise_predictor, diffuse(cast, x, xi, step_key), xi, step_key)[0]
+    steps = steps.astype(x.dtype)
+    return denoise(steps, noise_predictor, diffuse(steps, x, xi, step_key), xi, step_key)[0]

@@ -41,9 +41,16 @@ def is_diffusion(purifier: Purifier) -> bool:
     return isinstance(purifier, Partial) and purifier.func is _purify
 
 
+def parts(purifier: Purifier) -> tuple[NoisePredictor, samplers.Steps, Callable]:
+    """Noise predictor, steps and step key of a purifier made by `diffusion`; TypeError for any other."""
+    if not is_diffusion(purifier):
+        raise TypeError(f"this needs the steps of a purifier made by `diffusion`, got {purifier!r}; pass that one")
+    return purifier.args
+
+
 def first_bad_step(purifier: Purifier, x: Image, key: Key) -> int | None:
     """The reverse step t (of t*..1) after which a purifier made by `diffusion` is first not finite, None if none."""
-    noise_predictor, steps, step_key = purifier.args
+    noise_predictor, steps, step_key = parts(purifier)
     noisy = samplers.diffuse(steps, 2 * x - 1, key, step_key)
     states = samplers.denoise(steps, noise_predictor, noisy, key, step_key)[1]
     bad = ~jnp.isfinite(states).reshape(len(steps.t), -1).all(1)
