@@ -32,8 +32,9 @@ _HOME = {
     "compression.records": ("Measurement", "read_records"),
     "compression.samplers": ("ddim", "ddpm", "reverse_only"),
     "compression.schedules": ("Schedule", "cosine", "linear", "respaced"),
+    "compression.statistics": ("bootstrap", "images_to_decide", "kolmogorov_smirnov", "log_rank", "spearman"),
     "compression.survival": ("fit_zero_inflated_gaussian", "kaplan_meier", "minimum_perturbations"),
-    "compression.trajectories": ("distances", "trajectory"),
+    "compression.trajectories": ("distances_along", "trajectory"),
     "compression.variance": ("mean_over_pairs", "stochasticity"),
     "experiments.models": ("trained",),
 }

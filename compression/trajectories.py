@@ -44,7 +44,7 @@ def trajectory(purifier: Purifier, x: Image, key: Key) -> Trajectory:
     return Trajectory((forward + 1) / 2, (reverse + 1) / 2)
 
 
-def distances(purifier: Purifier, x: Image, key: Key, reference: Image) -> Distances:
+def distances_along(purifier: Purifier, x: Image, key: Key, reference: Image) -> Distances:
     """How far each of the 2 t* + 1 states from input to output is from `reference` (Fig. 1c, Figs. S2-S4).
 
     x: what is purified, for example an attacked image; reference: in the paper the clean image.
@@ -52,7 +52,7 @@ def distances(purifier: Purifier, x: Image, key: Key, reference: Image) -> Dista
     >>> import purimetry as pm
     >>> purifier = pm.diffusion(lambda x_t, t: 0 * x_t, pm.reverse_only(pm.linear(), t_star=5))
     >>> x = jnp.full((8, 8, 1), 0.5)
-    >>> distances(purifier, x, pm.configuration(0, 0), x).l2[:6].tolist()
+    >>> distances_along(purifier, x, pm.configuration(0, 0), x).l2[:6].tolist()
     [0.0, 0.0, 0.0, 0.0, 0.0, 0.0]
     """
     states = jnp.concatenate([x[None], *trajectory(purifier, x, key)])

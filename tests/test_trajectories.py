@@ -49,14 +49,14 @@ def test_reverse_only_waits_where_it_is():
 
 
 def test_no_steps_leave_only_the_input():
-    found = trajectories.distances(purifier("ddpm", 0), X, KEY, CLEAN)
+    found = trajectories.distances_along(purifier("ddpm", 0), X, KEY, CLEAN)
     np.testing.assert_allclose(found.l2, [jnp.linalg.norm(X - CLEAN)], rtol=1e-6)
     np.testing.assert_allclose(found.linf, [jnp.abs(X - CLEAN).max()], rtol=1e-6)
 
 
 def test_distances_are_those_of_the_states():
     path = trajectories.trajectory(purifier("ddim", 7), X, KEY)
-    found = trajectories.distances(purifier("ddim", 7), X, KEY, CLEAN)
+    found = trajectories.distances_along(purifier("ddim", 7), X, KEY, CLEAN)
     states = np.concatenate([X[None], path.forward, path.reverse]).astype(np.float64)
     np.testing.assert_allclose(found.l2, [np.linalg.norm((s - CLEAN).ravel()) for s in states], rtol=1e-5)
     np.testing.assert_allclose(found.linf, [np.abs(s - CLEAN).max() for s in states], rtol=1e-5)
@@ -65,7 +65,7 @@ def test_distances_are_those_of_the_states():
 def test_mean_squared_distances_are_the_theorys():
     """A state has a mean and a variance over xi, known for Gaussian data: E |x_t - c|^2 = |mean - c|^2 + variance."""
     t_star, n = 20, 3000
-    of = lambda key: trajectories.distances(purifier("ddpm", t_star), X, key, CLEAN).l2
+    of = lambda key: trajectories.distances_along(purifier("ddpm", t_star), X, key, CLEAN).l2
     square = np.asarray(jax.jit(jax.vmap(of))(pm.configurations(0, np.arange(n))), np.float64) ** 2
     in_range = lambda x: 2 * np.asarray(x, np.float64) - 1
     expected = []
@@ -78,7 +78,7 @@ def test_mean_squared_distances_are_the_theorys():
         assert abs(square[:, state].mean() - value) < 4 * error + 1e-5, state  # float32 over 40 steps
 
 
-@pytest.mark.parametrize("call", [trajectories.trajectory, lambda *a: trajectories.distances(*a, CLEAN)])
+@pytest.mark.parametrize("call", [trajectories.trajectory, lambda *a: trajectories.distances_along(*a, CLEAN)])
 def test_a_purifier_without_steps_is_refused(call):
     with pytest.raises(TypeError, match="made by `diffusion`"):
         call(pm.identity, X, KEY)

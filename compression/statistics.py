@@ -1,0 +1,122 @@
+"""From values of images or cells to what may be said of them: intervals, ranks, tests, and how many images it takes.
+
+NumPy in, Python numbers out. Every bootstrap is seeded, so a report is the same each time.
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Interval(NamedTuple):
+    """A statistic with its 95 % percentile-bootstrap interval, and the standard deviation over resamples."""
+
+    value: float
+    low: float
+    high: float
+    se: float
+
+
+class Comparison(NamedTuple):
+    """A two-sample test: its statistic and two-sided p-value."""
+
+    statistic: float
+    p: float
+
+
+def bootstrap(
+    statistic: Callable[..., float], *samples: np.ndarray, resamples: int = 1000, seed: int = 0
+) -> Interval:
+    """Resample rows (images, or cells) with replacement, the same rows of every sample.
+
+    statistic: of the samples, to one number. samples: arrays of one length n >= 2 along the first axis.
+
+    >>> bootstrap(np.mean, np.array([1.0, 1.0, 1.0]))
+    Interval(value=1.0, low=1.0, high=1.0, se=0.0)
+    """
+    samples = [np.asarray(sample) for sample in samples]
+    lengths = {len(sample) for sample in samples}
+    if len(lengths) != 1 or min(lengths) < 2:
+        raise ValueError(f"a bootstrap needs samples of one length >= 2, got lengths {sorted(lengths)}")
+    (n,) = lengths
+    rows = np.random.default_rng(seed).integers(0, n, (resamples, n))
+    values = np.array([statistic(*(sample[which] for sample in samples)) for which in rows], np.float64)
+    low, high = np.quantile(values, (0.025, 0.975))
+    return Interval(float(statistic(*samples)), float(low), float(high), float(values.std(ddof=1)))
+
+
+def spearman(a: np.ndarray, b: np.ndarray) -> float:
+    """Spearman's rank correlation, ties with their mean rank; 0 where one side is constant.
+
+    `bootstrap(spearman, a, b)` gives its interval.
+
+    >>> spearman(np.array([1.0, 2.0, 3.0]), np.array([10.0, 100.0, 1000.0]))
+    1.0
+    """
+    from scipy.stats import rankdata
+
+    a, b = (rankdata(values) - (len(values) + 1) / 2 for values in (a, b))
+    scale = np.sqrt((a**2).sum() * (b**2).sum())
+    return float((a * b).sum() / scale) if scale > 0 else 0.0
+
+
+def log_rank(
+    distance: np.ndarray, censored: np.ndarray, other: np.ndarray, other_censored: np.ndarray
+) -> Comparison:
+    """Whether two groups have one survival curve, from right-censored distances (Mantel 1966).
+
+    distance, other: minimum perturbations; censored: the true one lies beyond. The statistic is standard normal if
+    the curves are equal, and positive where the first group is broken earlier.
+
+    Needs an uncensored distance that does not break the last image at risk; otherwise ValueError.
+
+    >>> near, far = np.array([0.1, 0.2, 0.3]), np.array([0.4, 0.5, 0.6])
+    >>> test = log_rank(near, np.zeros(3, bool), far, np.array([False, False, True]))
+    >>> test.statistic > 1.9, test.p < 0.05
+    (True, True)
+    """
+    from scipy.stats import CensoredData, logrank
+
+    groups = []
+    for values, beyond in ((distance, censored), (other, other_censored)):
+        values, beyond = np.asarray(values, np.float64), np.asarray(beyond, bool)
+        if values.ndim != 1 or values.shape != beyond.shape or len(values) == 0:
+            raise ValueError(f"expected two vectors of one length >= 1, got shapes {values.shape}, {beyond.shape}")
+        groups.append(CensoredData(uncensored=values[~beyond], right=values[beyond]))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        found = logrank(*groups)
+    if not np.isfinite(found.statistic):
+        raise ValueError("the log-rank test has no events to compare: raise the search's limit, or use more images")
+    return Comparison(float(found.statistic), float(found.pvalue))
+
+
+def kolmogorov_smirnov(a: np.ndarray, b: np.ndarray) -> Comparison:
+    """Whether two samples have one distribution, by the largest difference of their distribution functions.
+
+    Distances censored at one common limit may be given as that limit: the functions are then compared below it.
+
+    >>> kolmogorov_smirnov(np.arange(4.0), np.arange(4.0)).statistic
+    0.0
+    """
+    from scipy.stats import ks_2samp
+
+    found = ks_2samp(a, b)
+    return Comparison(float(found.statistic), float(found.pvalue))
+
+
+def images_to_decide(values: np.ndarray, z: float = 1.959964) -> float:
+    """How many images it takes until the 95 % half-width of the mean is below the mean effect itself.
+
+    values: the effect on each of n >= 2 images, for example a difference of two predictors. Infinite where the mean
+    is 0. It is itself an estimate: far below the number of images at hand, the sign is decided; far above, it is open.
+
+    >>> images_to_decide(np.array([0.0, 1.0, 2.0]))
+    4.0
+    """
+    values = np.asarray(values, np.float64)
+    if values.ndim != 1 or len(values) < 2:
+        raise ValueError(f"a spread needs a vector of at least 2 values, got shape {values.shape}")
+    mean, spread = abs(values.mean()), values.std(ddof=1)
+    return math.floor((z * spread / mean) ** 2) + 1.0 if mean > 0 else math.inf
