@@ -4,11 +4,15 @@ Any function of that kind is one; those made here are pytrees, so compiled progr
 """
 
 from collections.abc import Callable
+from pathlib import Path
 
 from flax import nnx
 from jax.tree_util import Partial
 
+from .networks import clip_image
+from .networks import inception as inception_v3
 from .networks.pure import Network
+from .weights import load_published
 
 
 def penultimate(network: Network) -> Callable:
@@ -29,6 +33,29 @@ def penultimate(network: Network) -> Callable:
             f"{module.__name__} has no method `features`; give it one, or use any function of an image to a vector"
         )
     return Partial(_penultimate, network)
+
+
+def inception(path: Path | str, dims: int = 2048) -> Network:
+    """The features of the Fréchet Inception distance, of images of any size.
+
+    path: weights ported from TensorFlow's of 2015, `pt_inception-2015-12-05-6726825d.pth` of pytorch-fid's releases,
+        or the same as `.safetensors`; other weights of Inception-v3 give other distances.
+    dims: 2048 as usual; 768 as in the paper (App. D), or 192, 64.
+
+    Raises RecordError for a file that cannot be read, ValueError for weights of another network.
+    """
+    return inception_v3.inception(load_published(path), dims)
+
+
+def clip(path: Path | str) -> Network:
+    """CLIP's embedding of images of any size, not normalised, for `cosine_distance` (Table S11).
+
+    path: weights of OpenAI's ViT-B/32, B/16 or L/14 in Hugging Face's format (`model.safetensors` of
+        `openai/clip-vit-base-patch32`), the whole model or the image tower with its projection.
+
+    Raises RecordError for a file that cannot be read, ValueError for weights of another network.
+    """
+    return clip_image.clip_image(load_published(path))
 
 
 def _penultimate(network, x):

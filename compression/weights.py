@@ -42,7 +42,7 @@ def load_tree(path: Path, like: Any) -> tuple[Any, str]:
     return jax.tree.unflatten(structure, [jax.numpy.asarray(array) for array in stored.values()]), expected
 
 
-def load_published(path: Path) -> dict[str, np.ndarray]:
+def load_published(path: Path | str) -> dict[str, np.ndarray]:
     """The named arrays of a published checkpoint, floating ones as float32 whatever their precision.
 
     path: a `.safetensors` file, or a state dict of PyTorch (`.pth`, `.pt`, `.bin`). The latter needs torch, whose
@@ -83,7 +83,7 @@ def _load_torch(path: Path) -> dict[str, np.ndarray]:
         ) from error
     if not isinstance(tensors, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
         raise RecordError(f"{path} is not a flat dictionary of tensors; save the model's state_dict() itself")
-    return {name: (tensor.float() if tensor.is_floating_point() else tensor).numpy() for name, tensor in tensors.items()}
+    return {name: (found.float() if found.is_floating_point() else found).numpy() for name, found in tensors.items()}
 
 
 def fingerprint(*determinants: Any) -> str:

@@ -1,0 +1,194 @@
+"""Published weights: files of both kinds, the strict importer, and the published sizes of the networks that use it."""
+
+import re
+import sys
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import jaxtyping
+import ml_dtypes
+import numpy as np
+import pytest
+from flax import nnx
+from safetensors.numpy import save_file
+
+from purimetry.compression import features, weights
+from purimetry.compression.networks import clip_image, inception, preprocessing
+from purimetry.compression.networks.from_torch import from_torch
+from purimetry.compression.records import RecordError
+
+
+def layers(rngs):
+    return nnx.Dict(
+        parts=nnx.List([nnx.Conv(2, 3, (1, 5), use_bias=False, rngs=rngs), nnx.Linear(4, 5, rngs=rngs)]),
+        norm=nnx.BatchNorm(3, use_running_average=True, rngs=rngs),
+    )
+
+
+@pytest.fixture
+def arrays():
+    shapes = {
+        "parts.0.weight": (3, 2, 1, 5), "parts.1.weight": (5, 4), "parts.1.bias": (5,),
+        "norm.weight": (3,), "norm.bias": (3,), "norm.running_mean": (3,), "norm.running_var": (3,),
+    }
+    generator = np.random.default_rng(0)
+    return {name: generator.normal(size=shape) for name, shape in shapes.items()}
+
+
+def test_importer_turns_kernels_and_renames_statistics(arrays):
+    network = from_torch(layers, arrays | {"norm.num_batches_tracked": np.array(3)}, ["*.num_batches_tracked"])
+    module = nnx.merge(network.graph, network.state)
+    convolution, dense = module.parts
+    assert convolution.kernel.shape == (1, 5, 2, 3)
+    np.testing.assert_array_equal(convolution.kernel[0, 4, 1], arrays["parts.0.weight"][:, 1, 0, 4].astype(np.float32))
+    np.testing.assert_array_equal(dense.kernel[...].T, arrays["parts.1.weight"].astype(np.float32))
+    np.testing.assert_array_equal(module.norm.mean[...], arrays["norm.running_mean"].astype(np.float32))
+    assert {leaf.dtype for leaf in jax.tree.leaves(network)} == {jnp.dtype("float32")}
+
+
+def test_importer_names_everything_that_differs(arrays):
+    del arrays["norm.running_var"]
+    arrays["parts.1.weight"] = arrays["parts.1.weight"].T
+    arrays["norm.bias"][1] = np.nan
+    arrays["head.weight"] = np.zeros(3)
+    with pytest.raises(ValueError) as caught:
+        from_torch(layers, arrays, ["fc.*"])
+    for difference in ["missing norm.running_var", "unexpected head.weight",
+                       "parts.1.weight (4, 5) instead of (5, 4)", "norm.bias not finite"]:
+        assert difference in str(caught.value)
+
+
+def test_importer_counts_differences_beyond_the_first():
+    with pytest.raises(ValueError, match=r"missing Conv2d_1a_3x3\.bn\.bias; .* and 450 more; give the file published"):
+        inception.inception({})  # 94 convolutions of 5 arrays
+
+
+@pytest.mark.parametrize("build, parameters", [
+    (inception.Inception, 27_161_264 - 2_049_000 - 3_326_696),  # torchvision's, without its two classifiers
+    (partial(clip_image.ClipImage, 224, 32, 768, 3072, 12, 512), 87_849_216),
+    (partial(clip_image.ClipImage, 224, 16, 768, 3072, 12, 512), 86_192_640),
+    (partial(clip_image.ClipImage, 224, 14, 1024, 4096, 24, 768), 303_966_208),
+], ids=["Inception-v3", "ViT-B/32", "ViT-B/16", "ViT-L/14"])
+def test_networks_have_the_published_number_of_parameters(build, parameters):
+    module = nnx.eval_shape(lambda: build(rngs=nnx.Rngs(0)))
+    assert sum(leaf.size for leaf in jax.tree.leaves(nnx.state(module, nnx.Param))) == parameters
+
+
+@pytest.mark.parametrize("dims, shape", [(2048, (32, 32, 3)), (768, (8, 8, 1)), (192, (300, 400, 3)), (64, (8, 8, 1))])
+def test_inception_gives_the_dimensions_asked_for_at_any_size(dims, shape):
+    module = lambda x: inception.Inception(dims, rngs=nnx.Rngs(0))(x)
+    assert jax.eval_shape(module, jax.ShapeDtypeStruct(shape, jnp.float32)).shape == (dims,)
+
+
+def test_inception_refuses_other_dimensions():
+    with pytest.raises(ValueError, match="features of 64, 192, 768, 2048 dimensions, not 512"):
+        inception.Inception(512, rngs=nnx.Rngs(0))
+
+
+@pytest.mark.parametrize("shape", [(8, 8, 2), (8, 8)])
+def test_images_are_grey_or_coloured(shape, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # users do not run under the tests' type checker
+    with pytest.raises(ValueError, match="1 or 3 channels, got"):
+        preprocessing.rgb(jnp.zeros(shape))
+
+
+WIDTH, INNER, DIMS, PATCH, TOKENS, DEPTH = 64, 96, 24, 4, 1 + 3 * 3, 2
+NORM = {"weight": (WIDTH,), "bias": (WIDTH,)}
+LAYER = {
+    **{f"self_attn.{name}_proj": {"weight": (WIDTH, WIDTH), "bias": (WIDTH,)} for name in ("q", "k", "v", "out")},
+    "layer_norm1": NORM, "layer_norm2": NORM,
+    "mlp.fc1": {"weight": (INNER, WIDTH), "bias": (INNER,)}, "mlp.fc2": {"weight": (WIDTH, INNER), "bias": (WIDTH,)},
+}
+TOWER = {
+    "vision_model.embeddings": {"class_embedding": (WIDTH,)},
+    "vision_model.embeddings.patch_embedding": {"weight": (WIDTH, 3, PATCH, PATCH)},
+    "vision_model.embeddings.position_embedding": {"weight": (TOKENS, WIDTH)},
+    "vision_model.pre_layrnorm": NORM, "vision_model.post_layernorm": NORM,
+    **{f"vision_model.encoder.layers.{i}.{name}": shapes for i in range(DEPTH) for name, shapes in LAYER.items()},
+    "visual_projection": {"weight": (DIMS, WIDTH)},
+}
+
+
+def tower():
+    generator = np.random.default_rng(0)
+    return {f"{part}.{name}": generator.normal(scale=0.1, size=shape).astype(np.float32)
+            for part, shapes in TOWER.items() for name, shape in shapes.items()}
+
+
+def test_clip_reads_the_image_tower_alone_and_from_the_whole_model(tmp_path):
+    rest = {"text_model.final_layer_norm.bias": np.zeros(5, np.float32), "logit_scale": np.float32([4.6]),
+            "text_projection.weight": np.zeros((3, 5), np.float32),
+            "vision_model.embeddings.position_ids": np.arange(TOKENS)[None]}
+    embedded = []
+    for name, content in {"tower": tower(), "whole": tower() | rest}.items():
+        save_file(content, tmp_path / f"{name}.safetensors")
+        embed = features.clip(tmp_path / f"{name}.safetensors")
+        grey = jnp.linspace(0, 1, 8 * 8).reshape(8, 8, 1)
+        embedded += [jax.jit(embed.__call__)(x) for x in (grey, jnp.tile(grey, 3))]
+    assert embedded[0].shape == (DIMS,)
+    for other in embedded[1:]:
+        np.testing.assert_allclose(other, embedded[0], rtol=1e-5, atol=1e-6)  # float32
+
+
+@pytest.mark.parametrize("changed, message", [
+    ({"visual_projection.weight": None}, "visual_projection.weight missing or of another shape"),
+    ({"visual_projection.weight": np.zeros(DIMS)}, "visual_projection.weight missing or of another shape"),
+    ({"vision_model.encoder.layers.1.mlp.fc2.bias": None}, "missing vision_model.encoder.layers.1.mlp.fc2.bias"),
+    ({"vision_model.head.weight": np.zeros(3)}, "unexpected vision_model.head.weight"),
+    ({"vision_model.embeddings.position_embedding.weight": np.zeros((TOKENS + 1, WIDTH))},
+     r"position_embedding.weight (11, 64) instead of (10, 64)"),
+    ({"vision_model.embeddings.patch_embedding.weight": np.zeros((48, 3, PATCH, PATCH))}, "heads of 64, got patch 4"),
+])
+def test_clip_refuses_weights_of_another_network(changed, message):
+    arrays = {name: array for name, array in (tower() | changed).items() if array is not None}
+    with pytest.raises(ValueError, match=re.escape(message)):
+        clip_image.clip_image(arrays)
+
+
+def test_safetensors_are_read_in_any_precision(tmp_path):
+    content = {"half": np.float16([1.5]), "brain": np.array([2.5], ml_dtypes.bfloat16), "count": np.array([7])}
+    save_file(content, tmp_path / "w.safetensors")
+    found = weights.load_published(tmp_path / "w.safetensors")
+    assert {name: (array.dtype.name, array.item()) for name, array in found.items()} == {
+        "half": ("float32", 1.5), "brain": ("float32", 2.5), "count": ("int64", 7)}
+
+
+@pytest.mark.parametrize("name, content, message", [
+    ("missing.safetensors", None, "there is no file"),
+    ("cut.safetensors", b"\x10\x00\x00", "truncated or damaged"),
+    ("weights.npz", b"", "expected a file .safetensors, .pth, .pt or .bin"),
+])
+def test_files_that_cannot_be_read_are_refused(name, content, message, tmp_path):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(RecordError, match=message):
+        weights.load_published(tmp_path / name)
+
+
+def test_a_pytorch_file_without_torch_says_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    (tmp_path / "weights.pth").touch()
+    with pytest.raises(ImportError, match="install torch, or convert the file to .safetensors"):
+        weights.load_published(tmp_path / "weights.pth")
+
+
+class Harmful:
+    def __reduce__(self):
+        return open, ("harm", "w")
+
+
+@pytest.mark.peer
+@pytest.mark.parametrize("content, message", [
+    ({"a": Harmful()}, "holds more than tensors"), ({"a": {"b": 1}}, "not a flat dictionary"), ([1], "not a flat dict"),
+    (None, "damaged"),
+])
+def test_pytorch_files_hold_tensors_or_are_refused(content, message, tmp_path, monkeypatch):
+    torch = pytest.importorskip("torch")
+    monkeypatch.chdir(tmp_path)
+    torch.save(content, "w.pth")
+    if content is None:
+        (tmp_path / "w.pth").write_bytes((tmp_path / "w.pth").read_bytes()[:100])
+    with pytest.raises(RecordError, match=message):
+        weights.load_published("w.pth")
+    assert not (tmp_path / "harm").exists()
