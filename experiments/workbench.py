@@ -120,6 +120,10 @@ class Workbench:
         """Keep how an experiment was computed beside its records, for the report."""
         write_atomic(self.folder.path / experiment / "about.txt", text.encode())
 
+    def lacking(self, experiment: str, lines: list[str]) -> None:
+        """Say in the report what an experiment had to leave out, and what to supply for it."""
+        write_atomic(self.folder.path / experiment / "lacking.txt", " ".join(lines).encode())
+
     def measurement(self, experiment, quantity, value, se, n, unit, at, seed: int | None = None) -> Measurement:
         """A measurement with this run's provenance."""
         run = {**self._provenance, "seed": self.configuration.seeds[0] if seed is None else seed}

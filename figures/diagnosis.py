@@ -9,7 +9,11 @@ from matplotlib.figure import Figure
 from ..compression.records import Measurement, read_records
 from . import style
 from .selection import distinct, get, select
+from .tables_prediction import diagnosis as tables
 
+__all__ = ["TITLE", "CAPTION", "draw", "tables"]
+
+TITLE = "Why the paper's prediction misses"
 CAPTION = (
     "Contributions that add up from the prediction at clean images, S_clean(rate x eps), to the measured robust "
     "accuracy. Causes that lower it are stacked below 0, causes that raise it above; the diamond is their sum, "

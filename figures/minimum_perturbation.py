@@ -10,7 +10,11 @@ from matplotlib.figure import Figure
 from ..compression.records import Arrays, Measurement, read_records, read_shards
 from . import style
 from .selection import Z95, distinct, get, select
+from .tables import minimum_perturbation as tables
 
+__all__ = ["TITLE", "CAPTION", "draw", "tables"]
+
+TITLE = "Minimum perturbations of the classifier"
 CAPTION = (
     "(a) Smallest l_inf perturbation that changes the bare classifier's answer at clean images, with the "
     "zero-inflated Gaussian fitted by maximum likelihood; the bar at 0 holds the images that are misclassified "

@@ -11,7 +11,11 @@ from matplotlib.patches import Patch
 from ..compression.records import Measurement, read_records, read_shards
 from . import predictors, style
 from .selection import Z95, distinct, find, get, percent_bar, select
+from .tables_prediction import prediction as tables
 
+__all__ = ["TITLE", "CAPTION", "draw", "tables"]
+
+TITLE = "Robust accuracy predicted from compression"
 CAPTION = (
     "(a) Measured robust accuracy (converged attack, fixed randomness) against the expected l2 rate, with a "
     "sigmoid fitted for each budget; the diamond at rate 0 is the purifiers' mean clean accuracy, which the "

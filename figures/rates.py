@@ -10,7 +10,11 @@ from matplotlib.lines import Line2D
 from ..compression.records import Arrays, Measurement, read_records, read_shards
 from . import style
 from .selection import distinct, select
+from .tables_rates import rates as tables
 
+__all__ = ["TITLE", "CAPTION", "draw", "tables"]
+
+TITLE = "Compression rates"
 CAPTION = (
     "(a) Expected compression rate against the purification step, at the first budget: mean over images and "
     "seeds, bars from the lowest to the highest seed. (b) The same at one t*, against the size of the random "

@@ -2,31 +2,20 @@
 
 import base64
 from collections.abc import Callable, Iterable
+from importlib import import_module
 from pathlib import Path
 
 import jinja2
 from matplotlib.figure import Figure
 
 from ..compression.records import Measurement, read_costs, read_manifest, read_records, write_atomic
-from . import diagnosis, minimum_perturbation, paper, prediction, rates, robust_accuracy, style, training
+from . import paper, style
 from .headline import QUESTION, headline
 from .table import PAPER
-from .tables import TABLES
 
-TITLES = {
-    "prediction": "Robust accuracy predicted from compression",
-    "diagnosis": "Why the paper's prediction misses",
-    "robust_accuracy": "Robust accuracy, and whether the attack has converged",
-    "rates": "Compression rates",
-    "minimum_perturbation": "Minimum perturbations of the classifier",
-    "training": "The networks",
-}
-"""Experiments by what the reader wants to know first."""
+SECTIONS = ("prediction", "diagnosis", "robust_accuracy", "rates", "minimum_perturbation", "training")
+"""Experiments by what the reader wants to know first; each has a module here with TITLE, CAPTION, draw and tables."""
 
-FIGURES = {
-    module.__name__.rpartition(".")[2]: module
-    for module in (prediction, diagnosis, robust_accuracy, rates, minimum_perturbation, training)
-}
 QUICK_IMAGES = 32
 """With so few images a run is a tour, whose numbers are only indicative."""
 
@@ -41,7 +30,7 @@ def write_report(folder: Path) -> Path:
     """
     folder = Path(folder)
     configuration, records = read_manifest(folder)["configuration"], read_records(folder)
-    by_experiment = {name: [m for m in records if m.experiment == name] for name in TITLES}
+    by_experiment = {name: [m for m in records if m.experiment == name] for name in SECTIONS}
     sections = [_section(folder, name, by_experiment) for name, found in by_experiment.items() if found]
     page = _template().render(
         question=QUESTION,
@@ -72,18 +61,19 @@ def _template() -> jinja2.Template:
 
 
 def _section(folder: Path, name: str, run: dict[str, list[Measurement]]) -> dict:
-    figure: Figure = FIGURES[name].draw(folder)
+    drawing = import_module(f".{name}", __package__)
+    figure: Figure = drawing.draw(folder)
     style.save(figure, folder / "figures", name)
     image = base64.b64encode((folder / "figures" / f"{name}.svg").read_bytes()).decode()
-    about = folder / name / "about.txt"
+    said = {file: folder / name / f"{file}.txt" for file in ("about", "lacking")}
     return {
         "name": name,
-        "title": TITLES[name],
+        "title": drawing.TITLE,
         "image": image,
-        "caption": FIGURES[name].CAPTION,
+        "caption": drawing.CAPTION,
         "width": round(96 * figure.get_figwidth()),
-        "tables": TABLES[name](run),
-        "about": about.read_text() if about.exists() else "",
+        "tables": drawing.tables(run),
+        **{file: path.read_text() if path.exists() else "" for file, path in said.items()},
     }
 
 

@@ -9,7 +9,11 @@ from matplotlib.lines import Line2D
 from ..compression.records import Measurement, read_records
 from . import style
 from .selection import distinct, find, line, percent_bar, select
+from .tables import robust_accuracy as tables
 
+__all__ = ["TITLE", "CAPTION", "draw", "tables"]
+
+TITLE = "Robust accuracy, and whether the attack has converged"
 CAPTION = (
     "(a) Accuracy left after a number of judged inputs, at the largest budget: the paper's PGD (dashed), the "
     "converged attack (solid), and one of four times its steps (dotted) where it was run; the curve has to be "

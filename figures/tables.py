@@ -1,13 +1,9 @@
-"""The tables of each experiment: every number with its standard error, and the paper's beside it where there is one."""
-
-from collections.abc import Callable
+"""Tables of networks, minimum perturbations and robust accuracy (Table 2), with the paper's numbers."""
 
 from ..compression.records import Measurement
 from . import paper
 from .selection import distinct, find, get, select
 from .table import NONE, PAPER, Row, Table, cell_columns, cell_name, cells, errors_over, number, reported
-from .tables_prediction import diagnosis, prediction
-from .tables_rates import rates
 
 Run = dict[str, list[Measurement]]
 """Records by experiment."""
@@ -67,13 +63,3 @@ def robust_accuracy(run: Run) -> list[Table]:
     for cell, t in cells(records):
         rows.append(row(cell_columns(cell, t), cell, paper.TABLE_2.get(cell["sampler"], {}).get(t)))
     return [Table("Table 2, robust accuracy (%) with fixed randomness", rows, errors_over(records))]
-
-
-TABLES: dict[str, Callable[[Run], list[Table]]] = {
-    "training": training,
-    "rates": rates,
-    "minimum_perturbation": minimum_perturbation,
-    "robust_accuracy": robust_accuracy,
-    "prediction": prediction,
-    "diagnosis": diagnosis,
-}

@@ -7,7 +7,11 @@ from matplotlib.figure import Figure
 from ..compression.records import read_records
 from . import style
 from .selection import get, line, select
+from .tables import training as tables
 
+__all__ = ["TITLE", "CAPTION", "draw", "tables"]
+
+TITLE = "The networks"
 CAPTION = (
     "Mean squared error of the predicted noise at test images, by step of the 1000-step schedule "
     "(1 would be no prediction at all), with 95 % intervals over images."

@@ -1,0 +1,73 @@
+"""The contract of every experiment, on real digits in a tiny run: it measures, resumes, and is drawn and tabulated."""
+
+from importlib import import_module
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from purimetry.compression.records import read_records
+from purimetry.experiments.command_line import EXPERIMENTS, MAIN
+from purimetry.experiments.configuration import Configuration, Training
+from purimetry.experiments.workbench import Workbench
+from purimetry.figures import report, style
+
+TINY = {
+    "images": 8, "samplers": ("ddpm", "reverse"), "t_stars": (2,), "eps": (0.1,), "seeds": (0,), "draws": 2,
+    "attack_steps": 4, "attack_restarts": 2, "paper_steps": 4, "bootstrap": 20, "eps_factors": (0.5, 1.0),
+    "training": Training(classifier_steps=200, denoiser_steps=50),
+}
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory) -> Path:
+    """Weights that all workers of a test run share."""
+    return tmp_path_factory.getbasetemp().parent / "weights"
+
+
+@pytest.fixture(autouse=True)
+def forget():
+    """An experiment's programs are its own; those of all of them together take gigabytes."""
+    yield
+    jax.clear_caches()
+
+
+def shards(folder: Path) -> dict[str, int]:
+    return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in folder.glob("*/shards/*.npz")}
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_an_experiment_measures_resumes_and_is_shown(name, tmp_path, cache):
+    experiment, drawing = (import_module(f"purimetry.{home}.{name}") for home in ("experiments", "figures"))
+    bench = Workbench(Configuration(out=tmp_path / "out", cache=cache, **TINY))
+    for piece in experiment.pieces(bench):
+        piece.compute()
+    records = experiment.run(bench)
+    assert records and all(m.experiment == name and np.isfinite(m.value) and m.n >= 1 for m in records)
+    assert any(m.se is not None for m in records)
+    before, written = shards(bench.folder.path), (tmp_path / f"out/{name}/records.jsonl").read_bytes()
+
+    experiment.run(Workbench(Configuration(out=tmp_path / "out", cache=cache, **TINY)))
+    assert shards(bench.folder.path) == before
+    assert (tmp_path / f"out/{name}/records.jsonl").read_bytes() == written
+
+    figure = drawing.draw(bench.folder.path)
+    assert drawing.TITLE and drawing.CAPTION
+    assert style.encode(figure, "svg") == style.encode(drawing.draw(bench.folder.path), "svg")
+    found = read_records(bench.folder.path)
+    tables = drawing.tables({kind: [m for m in found if m.experiment == kind] for kind in EXPERIMENTS})
+    assert tables
+    for table in tables:
+        assert table.title and table.rows and all(row.keys() == table.rows[0].keys() for row in table.rows)
+
+
+def test_every_experiment_has_a_place_in_the_report():
+    assert set(report.SECTIONS) == set(EXPERIMENTS)
+    assert set(MAIN) <= set(EXPERIMENTS)
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_an_experiment_says_its_command_its_time_and_what_to_expect(name):
+    about = import_module(f"purimetry.experiments.{name}").__doc__
+    assert all(f"\n{head}: " in about for head in ("Command", "Time", "Expect"))
+    assert f"purimetry run {name}" in about
