@@ -240,13 +240,15 @@ def test_history_is_that_of_the_products_of_matrices():
 def test_rate_goes_from_off_to_on_the_manifold_in_the_reverse_process():
     """Fig. 4d: it starts within k / d of the off-manifold rate and ends at the on-manifold one."""
     data = data_of(3072, on=1.0, off=1e-4)
-    steps = directions.sampler_steps(data.variances, schedules.linear(), samplers.reverse_only(schedules.linear(), 200))
-    followed = history(steps.gain, data.multiplicity)
+    steps = samplers.reverse_only(schedules.linear(), 200)
+    followed = low_rank.rates_over_time(data, schedules.linear(), steps)
     on, off = followed.directions[200:].T
     rates = followed.perturbation[200:]
     assert rates[0] == pytest.approx(off[0], rel=40 / 3072)
     assert rates[-1] == pytest.approx(on[-1], rel=2e-5) and off[-1] < 0.7  # 2e-5 of its square is still off
     assert (np.abs(followed.first_order[200:] - off) < 0.02).all()  # Eq. 19, exact up to k / d
+    spectrum = low_rank.purification(data, schedules.linear(), steps).spectrum
+    assert followed.cumulative[-1] == pytest.approx(spectrum.rms_rate)
 
 
 def test_a_perturbation_that_is_gone_has_no_rate():

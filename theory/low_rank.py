@@ -18,7 +18,7 @@ from ..compression.schedules import Schedule
 from ..compression.types import Image, NoisePredictor, Scalar
 from . import directions
 from .directions import Along, NoiseLevels
-from .spectrum import Spectrum
+from .spectrum import History, Spectrum, history
 
 
 class LowRank(NamedTuple):
@@ -140,6 +140,21 @@ def purification(data: LowRank, schedule: Schedule, steps) -> LowRankMap:
     ([0.897, 0.0], 0.102)
     """
     return LowRankMap(data, directions.composed(directions.sampler_steps(data.variances, schedule, steps)))
+
+
+def rates_over_time(data: LowRank, schedule: Schedule, steps) -> History:
+    """The rate at each step of a sampler of an isotropic perturbation, exactly (Fig. 4d): t* steps there, t* back.
+
+    Its columns `directions` are (on, off). The paper's forms of a step are `first_order` (Eq. 16) and, on the
+    manifold, the step's state (Eq. 19).
+
+    >>> from purimetry.compression import samplers, schedules
+    >>> data = low_rank(np.zeros((32, 32, 3)), np.eye(3072, 40), 1.0, 1e-4)
+    >>> followed = rates_over_time(data, schedules.linear(), samplers.ddpm(schedules.linear(), 100))
+    >>> followed.perturbation[[0, 100, 199]].round(3).tolist()  # one step forward, the first and the last one back
+    [1.0, 0.981, 1.0]
+    """
+    return history(directions.sampler_steps(data.variances, schedule, steps).gain, data.multiplicity)
 
 
 def flow(data: LowRank, schedule: Schedule, t_star: int) -> LowRankMap:
