@@ -9,6 +9,7 @@ import pytest
 from scipy import integrate, special
 
 from purimetry.compression import randomness, samplers, schedules
+from purimetry.compression.purifiers.diffusion import diffusion
 from purimetry.theory import directions, gaussian, low_rank
 from purimetry.theory.spectrum import Spectrum, history, uniform_variance
 
@@ -202,8 +203,6 @@ def test_first_order_rate_misses_the_variance_of_the_gains():
 
 def test_variances_of_the_output_are_those_of_pixels():
     """Analysis of variance of a grid of inputs and configurations, with a purifier that takes and gives pixels."""
-    from purimetry.compression.purifiers.diffusion import diffusion
-
     data, steps, eps, n = data_of(64), samplers.ddpm(SCHEDULE, 10), 0.1, 60
     purifier = diffusion(low_rank.noise_predictor(data, SCHEDULE), steps)
     closed = low_rank.purification(data, SCHEDULE, steps).spectrum.variances(uniform_variance(eps))
