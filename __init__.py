@@ -17,9 +17,17 @@ _HOME = {
         "linf_distance", "psnr", "ssim",
     ),
     "compression.features": ("penultimate",),
-    "compression.gradients": ("bpda", "eot", "expectation_over_randomness", "gradient_agreement", "straight_through"),
-    "compression.jacobian": ("jacobian", "rms_rate", "rms_rate_hutchinson"),
+    "compression.gradients": (
+        "bpda", "eot", "expectation_over_randomness", "gradient", "gradient_agreement", "straight_through",
+    ),
+    "compression.jacobian": (
+        "entropy_rank", "jacobian", "largest_singular_values", "participation_ratio", "push", "retained", "rms_rate",
+        "rms_rate_hutchinson", "symmetric_spectrum",
+    ),
     "compression.losses": ("cross_entropy", "defended", "margin", "margins"),
+    "compression.manifold": (
+        "denoiser_tangent", "inside", "isotropic", "local_pca", "outside", "principal_cosines", "share",
+    ),
     "compression.networks.convnet": ("ConvNet",),
     "compression.networks.pure": ("Network", "pure"),
     "compression.networks.unet": ("UNet",),
@@ -33,6 +41,7 @@ _HOME = {
     "compression.samplers": ("ddim", "ddpm", "reverse_only"),
     "compression.schedules": ("Schedule", "cosine", "linear", "respaced"),
     "compression.statistics": ("bootstrap", "images_to_decide", "kolmogorov_smirnov", "log_rank", "spearman"),
+    "compression.step_rates": ("step_rates",),
     "compression.survival": ("fit_zero_inflated_gaussian", "kaplan_meier", "minimum_perturbations"),
     "compression.trajectories": ("distances_along", "trajectory"),
     "compression.variance": ("mean_over_pairs", "stochasticity"),

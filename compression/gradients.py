@@ -79,6 +79,21 @@ def cosine(a: Float[Array, "*shape"], b: Float[Array, "*shape"]) -> Scalar:
     return jnp.vdot(a, b) / jnp.maximum(jnp.linalg.norm(a) * jnp.linalg.norm(b), jnp.finfo(a.dtype).tiny)
 
 
+def gradient(
+    classifier: Classifier, purifier: Purifier, x: Image, label: Label, key: Key, *, criterion: Criterion = margin,
+    view: View = defended,
+) -> Image:
+    """The gradient of the criterion in the image: J^T g for the full one of f_xi, the adversarial direction.
+
+    >>> import purimetry as pm
+    >>> x = jnp.full((1, 2, 1), 0.5)
+    >>> gradient(lambda x: x.reshape(-1), pm.identity, x, jnp.int32(0), pm.configuration(0, 0)).ravel().tolist()
+    [-1.0, 1.0]
+    """
+    loss = view(classifier, purifier, label, criterion)
+    return jax.grad(lambda x: loss(x, key).ascent)(x)
+
+
 class Agreement(NamedTuple):
     """Cosines of the mean gradient over k configurations, for each k asked for.
 
@@ -105,9 +120,8 @@ def gradient_agreement(
     """
     if min(sizes) < 1 or others < 1:
         raise ValueError(f"numbers of configurations must be at least 1, got sizes {sizes} and others {others}")
-    loss = view(classifier, purifier, label, criterion)
-    gradient = jax.grad(lambda x, xi: loss(x, xi).ascent)
-    rows = jax.lax.map(lambda xi: gradient(x, xi).ravel(), redraws(key, max(sizes) + others))
+    at = lambda xi: gradient(classifier, purifier, x, label, xi, criterion=criterion, view=view).ravel()
+    rows = jax.lax.map(at, redraws(key, max(sizes) + others))
     drawn, rest = rows[: max(sizes)], rows[max(sizes):]
     means = (jnp.cumsum(drawn, 0) / jnp.arange(1, max(sizes) + 1)[:, None])[jnp.array(sizes) - 1]
     against = jax.vmap(cosine, (None, 0))
