@@ -27,6 +27,7 @@ from ..compression.prediction import (
 )
 from ..compression.rates import adversarial_rate
 from ..compression.records import Arrays, Measurement
+from ..compression.statistics import spearman
 from ..compression.survival import kaplan_meier
 from .minimum_perturbation import distances
 from .rates import anchors, rates
@@ -164,8 +165,8 @@ def _scores(bench: Workbench, evidence: Evidence, name: str, samples: np.ndarray
         chosen = np.array([e == eps for _, e in evidence.grid])
         yield emit("mean_absolute_error", np.abs(found[chosen]).mean(),
                    spread(np.abs(resampled[:, chosen]).mean(1)), points, {**at, "eps": eps})
-    ranks = np.array([_spearman(evidence.predicted(name, i), evidence.robust(i)) for i in samples])
-    yield emit("spearman", _spearman(evidence.predicted(name, everyone), evidence.robust(everyone)), spread(ranks), "1")
+    ranks = np.array([spearman(evidence.predicted(name, i), evidence.robust(i)) for i in samples])
+    yield emit("spearman", spearman(evidence.predicted(name, everyone), evidence.robust(everyone)), spread(ranks), "1")
     yield emit("spearman_low", np.quantile(ranks, 0.025), None, "1")
     yield emit("spearman_high", np.quantile(ranks, 0.975), None, "1")
     if name in evidence.said:
@@ -189,11 +190,3 @@ def _sigmoids(bench: Workbench, evidence: Evidence, samples: np.ndarray) -> Iter
             yield bench.measurement("prediction", f"sigmoid_{part}", value, se, evidence.n, unit, {"eps": eps})
         clean = 100 * evidence.clean_accuracy.mean(0)
         yield bench.mean("prediction", "mean_clean_accuracy", clean, "%", {"eps": eps})
-
-
-def _spearman(a: np.ndarray, b: np.ndarray) -> float:
-    from scipy.stats import rankdata
-
-    ranks = [rankdata(v) - (len(v) + 1) / 2 for v in (a, b)]
-    scale = np.sqrt((ranks[0] ** 2).sum() * (ranks[1] ** 2).sum())
-    return float((ranks[0] * ranks[1]).sum() / scale) if scale > 0 else 0.0
