@@ -58,7 +58,14 @@ def eot(
     """The view of an EOT attack: the expectation of another view over `draws` configurations (Table S6: 15).
 
     `partial(eot, view=bpda)` is BPDA-EOT. An attack that holds its key ascends the mean over one set of draws;
-    `iterative.redrawn` draws a new set for every gradient.
+    `iterative.redrawn` draws a new set for every gradient. All draws of an image are purified at once, so give
+    `attack_images` a smaller `size`.
+
+    >>> import purimetry as pm
+    >>> noisy = lambda x, key: x + jax.random.normal(key, x.shape)
+    >>> loss = eot(lambda x: x.reshape(-1), noisy, jnp.int32(0), draws=10_000)
+    >>> round(float(loss(jnp.array([0.75, 0.25]).reshape(1, 2, 1), pm.configuration(0, 0)).margin), 1)
+    -0.5
     """
     return expectation_over_randomness(view(classifier, purifier, label, criterion), draws)
 
@@ -66,7 +73,13 @@ def eot(
 def bpda(
     classifier: Classifier, purifier: Purifier, label: Label, criterion: Criterion = margin, *, view: View = defended
 ) -> Loss:
-    """The view of a BPDA attack: the true objective with the classifier's gradient at the purified image."""
+    """The view of a BPDA attack: the true objective with the classifier's gradient at the purified image.
+
+    >>> import purimetry as pm
+    >>> loss = bpda(lambda x: x.reshape(-1), lambda x, key: jnp.round(x), jnp.int32(0))
+    >>> jax.grad(lambda x: loss(x, pm.configuration(0, 0)).ascent)(jnp.full((1, 2, 1), 0.75)).ravel().tolist()
+    [-1.0, 1.0]
+    """
     return view(classifier, straight_through(purifier), label, criterion)
 
 

@@ -65,6 +65,10 @@ def retained(purifier: Purifier, x: Image, key: Key, v: Image) -> Scalar:
 
     v: any direction; `manifold.isotropic` or `inside` for a random one, `gradients.gradient` for J^T g, the
     adversarial one, or an attack's x_adv - x.
+
+    >>> x = jnp.full((1, 1, 1), 3.0)
+    >>> retained(lambda x, key: x**2, x, jax.random.key(0), x).item()
+    6.0
     """
     return jnp.linalg.norm(push(purifier, x, key, v)) / jnp.linalg.norm(v)
 
@@ -119,7 +123,11 @@ def largest_eigenvectors(
 
 
 def symmetric_spectrum(jacobian: Float[Array, "d d"]) -> Float[Array, "d"]:
-    """Eigenvalues of (J + J^T) / 2, ascending: what "eigendirections" mean where J is not symmetric (App. A.3)."""
+    """Eigenvalues of (J + J^T) / 2, ascending: what "eigendirections" mean where J is not symmetric (App. A.3).
+
+    >>> symmetric_spectrum(jnp.array([[2.0, 5.0], [-5.0, 1.0]])).tolist()
+    [1.0, 2.0]
+    """
     return jnp.linalg.eigvalsh((jacobian + jacobian.T) / 2)
 
 

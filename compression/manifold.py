@@ -60,6 +60,12 @@ def denoiser_tangent(
     symmetric part with the largest eigenvalues; for an optimal denoiser it is sqrt(ab_t) / (1 - ab_t) Cov[x_0 | x_t].
 
     x: in pixels. t: step of the schedule, 1..T. iterations: of Lanczos' method; None forms the Jacobian.
+
+    >>> import purimetry as pm
+    >>> line = lambda x_t, t: jnp.array([0.0, 1.0]).reshape(1, 2, 1) * x_t  # noise is what leaves the first axis
+    >>> x, key = jnp.ones((1, 2, 1)), pm.configuration(0, 0)
+    >>> jnp.abs(denoiser_tangent(line, pm.linear(), x, key, t=10, dimension=1).basis).ravel().tolist()
+    [1.0, 0.0]
     """
     if not 1 <= t <= schedule.steps or not 1 <= dimension <= x.size:
         raise ValueError(f"expected t in 1..{schedule.steps} and dimension in 1..{x.size}, got {t} and {dimension}")

@@ -46,7 +46,11 @@ def step_key(xi: Key, direction: int | Int[Array, ""], t: int | Int[Array, ""]) 
 
 
 def redraw(xi: Key, number: int | Int[Array, ""]) -> Key:
-    """Another configuration that xi determines: those of numbers 0, 1, ... are independent of xi and one another."""
+    """Another configuration that xi determines: those of numbers 0, 1, ... are independent of xi and one another.
+
+    >>> bool(redraw(configuration(0, 0), 0) == configuration(0, 0))
+    False
+    """
     return step_key(xi, REDRAW, number)
 
 
