@@ -19,6 +19,7 @@ EXPERIMENTS = {
     "robust_accuracy": "robust accuracy with fixed randomness, two attacks (Table 2)",
     "prediction": "robust accuracy predicted without an attack, beside the measured one (Fig. 3a, Table 3)",
     "diagnosis": "why predictors fail where they fail: linearity, anisotropy, norm, anchor shift",
+    "gaussian_field": "compression in a Gaussian's score field, exactly and to first order (Fig. 4a, b, Table S1)",
 }
 """Every experiment, in an order in which each finds what it joins."""
 

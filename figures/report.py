@@ -11,9 +11,11 @@ from matplotlib.figure import Figure
 from ..compression.records import Measurement, read_costs, read_manifest, read_records, write_atomic
 from . import paper, style
 from .headline import QUESTION, headline
-from .table import PAPER
+from .table import PAPERS
 
-SECTIONS = ("prediction", "diagnosis", "robust_accuracy", "rates", "minimum_perturbation", "training")
+SECTIONS = (
+    "prediction", "diagnosis", "robust_accuracy", "rates", "minimum_perturbation", "gaussian_field", "training",
+)
 """Experiments by what the reader wants to know first; each has a module here with TITLE, CAPTION, draw and tables."""
 
 QUICK_IMAGES = 32
@@ -43,7 +45,7 @@ def write_report(folder: Path) -> Path:
         provenance=_provenance(records),
         citation=paper.CITATION,
         setting=paper.SETTING,
-        paper_column=PAPER,
+        paper_column=PAPERS,
     )
     write_atomic(folder / "report.html", page.encode())
     return folder / "report.html"

@@ -8,8 +8,11 @@ from . import paper
 from .style import SAMPLER_NAMES
 
 NONE = "–"
-PAPER = f"paper, {paper.SETTING}:"
-"""How the heading of a column with the paper's numbers starts."""
+PAPERS = "paper, "
+"""How the heading of any column with the paper's numbers starts; their setting follows."""
+
+PAPER = f"{PAPERS}{paper.SETTING}:"
+"""How it starts where they are of the paper's main setting."""
 
 Row = dict[str, str]
 """Texts by column heading, in order; all rows of a table have the same headings."""
