@@ -85,7 +85,8 @@ def test_settings_cost_and_provenance_are_told(report):
 def test_page_refers_to_nothing_outside_itself(report):
     page = report.read_text()
     assert not re.search(r"https?://|<script|@import|url\(", page)
-    assert all(link.startswith("data:") for link in re.findall(r'(?:src|href)="([^"]*)"', page))
+    links = re.findall(r'(?:src|href)="([^"]*)"', page)
+    assert all(link.startswith("data:") or f'id="{link[1:]}"' in page for link in links)
     assert '<html lang="en">' in page
 
 
