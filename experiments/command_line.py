@@ -113,9 +113,9 @@ def _execute(command) -> None:
 
 
 def _run(names: list[str], configuration: Configuration) -> None:
-    from .workers import one_thread, workers
+    from .workers import reproducible, workers
 
-    one_thread()
+    reproducible()
     import jax
 
     from .workbench import Workbench
