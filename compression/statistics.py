@@ -20,10 +20,20 @@ class Interval(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """A two-sample test: its statistic and two-sided p-value."""
+    """A test of two samples: its statistic and two-sided p-value."""
 
     statistic: float
     p: float
+
+
+class Rise(NamedTuple):
+    """The largest rise along a curve: between which of its points, how much, and a simultaneous 95 % interval."""
+
+    start: int
+    end: int
+    value: float
+    low: float
+    high: float
 
 
 def bootstrap(
@@ -104,6 +114,64 @@ def kolmogorov_smirnov(a: np.ndarray, b: np.ndarray) -> Comparison:
 
     found = ks_2samp(a, b)
     return Comparison(float(found.statistic), float(found.pvalue))
+
+
+def signed_rank(a: np.ndarray, b: np.ndarray) -> Comparison:
+    """Whether paired values differ (Wilcoxon 1945); the statistic is the rank-biserial correlation, in [-1, 1].
+
+    It is 1 where every a is above its b, and equal pairs are left out. Distances censored at one common limit may be
+    given as that limit: the sign of a difference is right where one of the two is below it.
+
+    >>> signed_rank(np.arange(8.0) + 1, np.arange(8.0)).statistic, signed_rank(np.ones(8), np.ones(8)).p
+    (1.0, 1.0)
+    """
+    from scipy.stats import rankdata, wilcoxon
+
+    difference = np.asarray(a, np.float64) - np.asarray(b, np.float64)
+    difference = difference[difference != 0]
+    if len(difference) == 0:
+        return Comparison(0.0, 1.0)
+    ranks = rankdata(np.abs(difference))
+    return Comparison(float((ranks * np.sign(difference)).sum() / ranks.sum()), float(wilcoxon(difference).pvalue))
+
+
+def holm(p: np.ndarray) -> np.ndarray:
+    """p-values of several tests, adjusted so that rejecting those below a level keeps it for all of them (Holm 1979).
+
+    >>> holm(np.array([0.01, 0.04, 0.03])).round(2).tolist()
+    [0.03, 0.06, 0.06]
+    """
+    p = np.asarray(p, np.float64)
+    order = np.argsort(p)
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)), 1)
+    return adjusted
+
+
+def largest_rise(values: np.ndarray, resamples: int = 1000, seed: int = 0) -> Rise:
+    """The largest rise of a mean curve from any of its points to a later one; negative where it falls everywhere.
+
+    values: [points, n] in the order of the curve, the same n >= 2 images at every point, of which there are >= 2.
+
+    The interval holds for all pairs of points at once, by the bootstrap of the largest deviation of any of them, so
+    that choosing the pair which rises most is no selection. Where `low` > 0 the curve is not monotone.
+
+    >>> largest_rise(np.array([[3.0, 3.0], [1.0, 1.0], [2.0, 2.0]]))
+    Rise(start=1, end=2, value=1.0, low=1.0, high=1.0)
+    """
+    values = np.asarray(values, np.float64)
+    if values.ndim != 2 or min(values.shape) < 2:
+        raise ValueError(f"a rise needs values [points, images], at least 2 of each, got shape {values.shape}")
+    points, n = values.shape
+    start, end = np.triu_indices(points, 1)
+    rises = lambda curve: curve[..., end] - curve[..., start]
+    found = rises(values.mean(1))
+    rows = np.random.default_rng(seed).integers(0, n, (resamples, n))
+    deviation = rises(values[:, rows].mean(2).T) - found
+    over, under = np.quantile(deviation.max(1), 0.975), np.quantile(-deviation.min(1), 0.975)
+    best = found.argmax()
+    return Rise(int(start[best]), int(end[best]), float(found[best]), float(found[best] - over),
+                float(found[best] + under))
 
 
 def images_to_decide(values: np.ndarray, z: float = 1.959964) -> float:

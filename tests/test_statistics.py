@@ -87,6 +87,44 @@ def test_kolmogorov_smirnov_is_exact_for_small_samples():
     assert found.p == pytest.approx(np.mean(np.array(relabelled) >= found.statistic - 1e-9))
 
 
+def test_signed_rank_is_exact_for_small_samples():
+    """The p-value is the fraction of all 2^n sign patterns with a sum of signed ranks as large."""
+    a, b = RANDOM.normal(size=7) + 0.8, RANDOM.normal(size=7)
+    found, ranks = statistics.signed_rank(a, b), np.argsort(np.argsort(np.abs(a - b))) + 1
+    observed = (ranks * np.sign(a - b)).sum()
+    sums = [(ranks * np.array(signs)).sum() for signs in itertools.product([-1, 1], repeat=7)]
+    assert found.statistic == pytest.approx(observed / ranks.sum())
+    assert found.p == pytest.approx(np.mean(np.abs(sums) >= abs(observed)))
+    assert statistics.signed_rank(b, a).statistic == -found.statistic
+
+
+def test_holm_is_the_smallest_level_at_which_his_procedure_rejects():
+    p = RANDOM.random(6) ** 3
+    adjusted = statistics.holm(p)
+
+    def rejected(level):
+        steps = [p[i] <= level / (6 - k) for k, i in enumerate(np.argsort(p))]
+        return set(np.argsort(p)[: steps.index(False) if False in steps else 6])
+
+    for i in range(6):
+        assert i in rejected(adjusted[i] + 1e-9)
+        assert adjusted[i] == 1 or i not in rejected(adjusted[i] - 1e-9)
+
+
+def test_the_largest_rise_of_a_curve_is_between_its_lowest_and_a_later_point():
+    falling = np.arange(5.0, 0, -1)[:, None] + RANDOM.normal(0, 0.01, (5, 40))
+    found = statistics.largest_rise(falling)
+    assert found.high < 0 and found.end == found.start + 1
+    found = statistics.largest_rise(np.array([4.0, 1.0, 2.0, 3.0, 0.0])[:, None] + RANDOM.normal(0, 0.01, (5, 40)))
+    assert (found.start, found.end) == (1, 3) and found.low < 2 < found.high and found.low > 1.9
+
+
+def test_a_flat_curve_seems_to_rise_in_at_most_one_run_of_forty():
+    """The interval is two-sided, so 2.5 % of flat curves have low > 0, give or take 4 sqrt(0.025 0.975 / 300)."""
+    found = [statistics.largest_rise(RANDOM.normal(size=(6, 50)), 200, seed) for seed in range(300)]
+    assert np.mean([rise.low > 0 for rise in found]) <= 0.025 + 0.036 + 0.01  # 200 resamples of 50 images
+
+
 def test_that_many_images_decide():
     values = RANDOM.normal(0.2, 1.0, 500)
     n = statistics.images_to_decide(values)
@@ -101,6 +139,7 @@ def test_that_many_images_decide():
     (lambda: statistics.bootstrap(np.mean, np.zeros(1)), "one length >= 2"),
     (lambda: statistics.bootstrap(statistics.spearman, np.zeros(3), np.zeros(4)), r"lengths \[3, 4\]"),
     (lambda: statistics.images_to_decide(np.ones(1)), "at least 2 values"),
+    (lambda: statistics.largest_rise(np.ones((1, 9))), r"at least 2 of each, got shape \(1, 9\)"),
     (lambda: statistics.log_rank(np.ones(2), np.ones(3, bool), np.ones(2), np.ones(2, bool)), "one length >= 1"),
     (lambda: statistics.log_rank(np.ones(2), np.ones(2, bool), np.ones(2), np.ones(2, bool)), "no events to compare"),
 ])
