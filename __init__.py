@@ -20,6 +20,7 @@ _HOME = {
     "compression.gradients": (
         "bpda", "eot", "expectation_over_randomness", "gradient", "gradient_agreement", "straight_through",
     ),
+    "compression.hypothesis": ("Hypothesis",),
     "compression.jacobian": (
         "entropy_rank", "jacobian", "largest_singular_values", "participation_ratio", "push", "retained", "rms_rate",
         "rms_rate_hutchinson", "symmetric_spectrum",

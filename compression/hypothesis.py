@@ -1,0 +1,80 @@
+"""Claims that data can contradict: an effect, where the claim wants it, and what the images at hand say of it."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from .statistics import Interval, bootstrap
+
+Z95 = 1.959964
+"""Standard errors on either side of a 95 % interval."""
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """A claim that an effect lies above one number, below another, or between the two.
+
+    name: a word or two. statement: the claim as a sentence. above, below: its bounds, in the effect's own unit; at
+    least one finite, else ValueError. "There is no effect" needs both: what difference would be too small to matter.
+
+    >>> claim = Hypothesis("closer", "Purification brings images closer to the clean image", below=0)
+    >>> print(claim.judge(np.array([-0.3, -0.2, -0.4, -0.3])))
+    closer: supported, effect -0.3 [-0.375, -0.225], n = 4
+    """
+
+    name: str
+    statement: str
+    above: float | int = -math.inf
+    below: float | int = math.inf
+
+    def __post_init__(self):
+        if not self.above < self.below or math.isinf(self.above) and math.isinf(self.below):
+            raise ValueError(f"{self.name} claims an effect above {self.above} and below {self.below}, which nothing, "
+                             "or everything, contradicts; give `above`, `below`, or both with above < below")
+
+    def judge(
+        self, *samples: np.ndarray, statistic: Callable[..., float] = np.mean, resamples: int = 1000, seed: int = 0
+    ) -> "Verdict":
+        """What the images say: supported or contradicted where the effect's whole 95 % interval is on one side.
+
+        samples: arrays with one row an image, n >= 2. statistic: of them, to the effect; by default the mean of one
+        effect an image. Images are resampled with all that belongs to them, so effects across purifiers (a rank
+        correlation of columns) are judged for these purifiers and other images.
+        """
+        effect = bootstrap(statistic, *samples, resamples=resamples, seed=seed)
+        if not np.isfinite(effect).all():
+            raise ValueError(f"the effect of {self.name} must be finite, got {effect}; check what it is computed from")
+        n = len(samples[0])
+        away = min(abs(effect.value - self.above), abs(effect.value - self.below))
+        needed = math.floor(n * (Z95 * effect.se / away) ** 2) + 1.0 if away > 0 else math.inf
+        return Verdict(self, effect, n, self._outcome(effect), needed)
+
+    def _outcome(self, effect: Interval) -> str:
+        if self.above < effect.low and effect.high < self.below:
+            return "supported"
+        if effect.high < self.above or effect.low > self.below:
+            return "contradicted"
+        return "undecided"
+
+
+class Verdict(NamedTuple):
+    """What n images say of a hypothesis.
+
+    effect: with its 95 % interval and standard error. outcome: "supported", "contradicted" or "undecided".
+    needed: how many images it takes until the 95 % half-width is below the effect's distance from the nearest bound;
+        an estimate itself, and infinite where the effect is on the bound.
+    """
+
+    hypothesis: Hypothesis
+    effect: Interval
+    n: int
+    outcome: str
+    needed: float
+
+    def __str__(self) -> str:
+        value, low, high, _ = self.effect
+        more = f", about {self.needed:.0f} would decide" if self.outcome == "undecided" else ""
+        return f"{self.hypothesis.name}: {self.outcome}, effect {value:.3g} [{low:.3g}, {high:.3g}], n = {self.n}{more}"

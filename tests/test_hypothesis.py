@@ -1,0 +1,63 @@
+"""Verdicts on claims whose truth is known: outcomes by interval, error rates by simulation, and sample sizes."""
+
+import math
+
+import numpy as np
+import pytest
+
+import purimetry as pm
+from purimetry.compression.hypothesis import Hypothesis
+from purimetry.compression.statistics import images_to_decide, spearman
+
+RANDOM = np.random.default_rng(0)
+POSITIVE = Hypothesis("positive", "The effect is above 0", above=0)
+NOTHING = Hypothesis("nothing", "There is hardly an effect", above=-0.5, below=0.5)
+
+
+@pytest.mark.parametrize("claim, mean, outcome", [
+    (POSITIVE, 1.0, "supported"), (POSITIVE, -1.0, "contradicted"), (POSITIVE, 0.01, "undecided"),
+    (NOTHING, 0.1, "supported"), (NOTHING, 1.0, "contradicted"), (NOTHING, -1.0, "contradicted"),
+    (NOTHING, 0.5, "undecided"),
+])
+def test_an_outcome_is_on_which_side_of_the_bounds_the_whole_interval_lies(claim, mean, outcome):
+    noise = RANDOM.normal(0, 0.5, 100)
+    verdict = claim.judge(mean + noise - noise.mean())
+    assert verdict.outcome == outcome
+    assert verdict.effect.value == pytest.approx(mean) and verdict.n == 100
+    assert f"{claim.name}: {outcome}, effect {mean:.3g}" in str(verdict)
+
+
+def test_a_claim_on_its_bound_is_decided_in_one_run_of_twenty():
+    """Of 300 true effects of 0, 2.5 % to either side, give or take 4 sqrt(0.05 0.95 / 300) and 2 % for n = 40."""
+    found = [POSITIVE.judge(RANDOM.normal(size=40), resamples=200).outcome for _ in range(300)]
+    assert np.mean([outcome != "undecided" for outcome in found]) == pytest.approx(0.05, abs=0.05 + 0.02)
+
+
+def test_that_many_images_decide_a_claim_about_a_mean():
+    values = RANDOM.normal(0.1, 1.0, 400)
+    # The bootstrap of 4000 resamples knows a standard error to 1.1 %, and n goes with its square.
+    assert POSITIVE.judge(values, resamples=4000).needed == pytest.approx(images_to_decide(values), rel=0.06)
+    shifted = Hypothesis("shifted", "The effect is above 1", above=1)
+    assert shifted.judge(1 + values).needed == POSITIVE.judge(values).needed
+    assert NOTHING.judge(values).needed == pytest.approx(images_to_decide(0.5 - values), rel=0.1)
+    assert POSITIVE.judge(np.array([-1.0, 1.0])).needed == math.inf
+    assert "would decide" in str(POSITIVE.judge(values[:30]))
+
+
+def test_effects_across_purifiers_are_resampled_by_image():
+    rate = np.array([0.2, 0.4, 0.6]) + RANDOM.normal(0, 0.01, (50, 3))
+    robust = np.array([0.9, 0.5, 0.1]) > RANDOM.random((50, 3))
+    claim = Hypothesis("law", "Robust accuracy falls with the rate", below=0)
+    verdict = claim.judge(rate, robust, statistic=lambda rate, robust: spearman(rate.mean(0), robust.mean(0)))
+    assert verdict.outcome == "supported" and verdict.effect.value == pytest.approx(-1)
+
+
+@pytest.mark.parametrize("bounds", [{}, {"above": 1, "below": 1}, {"above": 1, "below": 0}])
+def test_a_claim_that_nothing_or_everything_contradicts_is_refused(bounds):
+    with pytest.raises(ValueError, match="give `above`, `below`, or both"):
+        pm.Hypothesis("empty", "It is what it is", **bounds)
+
+
+def test_an_effect_that_is_not_finite_is_refused():
+    with pytest.raises(ValueError, match="effect of positive must be finite"):
+        POSITIVE.judge(np.array([1.0, np.nan]))
