@@ -20,6 +20,7 @@ EXPERIMENTS = {
     "prediction": "robust accuracy predicted without an attack, beside the measured one (Fig. 3a, Table 3)",
     "diagnosis": "why predictors fail where they fail: linearity, anisotropy, norm, anchor shift",
     "gaussian_field": "compression in a Gaussian's score field, exactly and to first order (Fig. 4a, b, Table S1)",
+    "exact_theory": "rate, SNR, robust accuracy of known distributions: exact, estimated, as the paper approximates",
 }
 """Every experiment, in an order in which each finds what it joins."""
 

@@ -40,15 +40,16 @@ def test_it_is_the_jacobian_by_autodiff(kind):
     assert np.abs(np.diag(found.within) - found.outside).max() > 0.05
 
 
-def test_first_order_form_of_a_step_is_the_trace_of_its_jacobian():
+def test_rates_of_a_step_are_the_norm_and_the_trace_of_its_jacobian():
     data = mixture.mixture(np.ones(4), MEANS, 0.02)
     _, found = closed(data, "ddpm")
     steps = SAMPLERS["ddpm"](SCHEDULE, 12)
     purifier = pm.diffusion(mixture.noise_predictor(data, SCHEDULE), steps)
     x_t = 2 * pm.trajectory(purifier, X, KEY).forward[-1] - 1
     predictor = partial(mixture.noise_predictor(data, SCHEDULE), t=steps.time[0])
-    trace = np.trace(pm.jacobian(lambda x, key: predictor(x), x_t, KEY))
-    np.testing.assert_allclose(found.first_order[0], steps.state[0] + steps.prediction[0] * trace / D, rtol=1e-5)
+    jacobian = steps.state[0] * np.eye(D) + steps.prediction[0] * pm.jacobian(lambda x, key: predictor(x), x_t, KEY)
+    np.testing.assert_allclose(found.first_order[0], np.trace(jacobian) / D, rtol=1e-5)
+    np.testing.assert_allclose(found.isotropic[0], np.linalg.norm(jacobian) / np.sqrt(D), rtol=1e-5)
 
 
 def test_a_sure_posterior_compresses_like_its_component_alone():

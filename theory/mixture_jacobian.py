@@ -25,12 +25,13 @@ class MixtureJacobian(NamedTuple):
     """J = basis within basis^T + outside (I - basis basis^T) at one image.
 
     basis: orthonormal, of the span of the differences of means, [d, r]. within: [r, r]. outside: a scalar gain.
-    first_order: state_t + prediction_t tr J_eps / d of each reverse step, in order of use (Eq. 16), [t*].
+    isotropic: ||J_t||_F / sqrt(d) of each reverse step, in order of use, [t*]; first_order: tr J_t / d (Eq. 16), [t*].
     """
 
     basis: Float[np.ndarray | Array, "d r"]
     within: Float[np.ndarray | Array, "r r"]
     outside: Float[np.ndarray | Array, ""]
+    isotropic: Float[np.ndarray | Array, "t_star"]
     first_order: Float[np.ndarray | Array, "t_star"]
 
     @property
@@ -85,15 +86,15 @@ def purification_jacobian(
         noisy = signal * variance + noise
         covariance = _posterior_covariance_of_means(data, coordinates, basis, x, signal, noisy)
         change = c.prediction * directions.eigenvalue(variance, signal, noise)
-        scale = signal / noisy
-        here = (c.state + change) * jnp.eye(r, dtype=dtype) - change * scale * covariance
-        first_order = c.state + change * (1 - scale * jnp.trace(covariance) / d)
-        return (here @ within, (c.state + change) * outside), first_order
+        across = c.state + change
+        here = across * jnp.eye(r, dtype=dtype) - change * signal / noisy * covariance
+        isotropic = jnp.sqrt(((here**2).sum() + (d - r) * across**2) / d)
+        return (here @ within, across * outside), (isotropic, (jnp.trace(here) + (d - r) * across) / d)
 
     forward = jnp.asarray(steps.forward_state, dtype).prod()
     start = forward * jnp.eye(r, dtype=dtype), forward
-    (within, outside), first_order = jax.lax.scan(step, start, (states, steps.astype(dtype)))
-    return MixtureJacobian(basis, within, outside, first_order)
+    (within, outside), (isotropic, first_order) = jax.lax.scan(step, start, (states, steps.astype(dtype)))
+    return MixtureJacobian(basis, within, outside, isotropic, first_order)
 
 
 def _posterior_covariance_of_means(data, coordinates, basis, x, signal, noisy):
