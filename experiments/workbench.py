@@ -69,6 +69,12 @@ class Workbench:
         """The grid of purifiers."""
         return [Cell(s, t) for s in self.configuration.samplers for t in self.configuration.t_stars]
 
+    @property
+    def middle_cells(self) -> list[Cell]:
+        """Every sampler at the middle t*."""
+        t_stars = sorted(self.configuration.t_stars)
+        return [cell for cell in self.cells if cell.t_star == t_stars[len(t_stars) // 2]]
+
     @cached_property
     def classifier(self) -> Network:
         """The trained classifier."""
