@@ -1,0 +1,44 @@
+"""The comparison of two survival distributions, where the answer is known."""
+
+import numpy as np
+import pytest
+
+from purimetry.compression.survival import MinimumPerturbations
+from purimetry.experiments.anchors import compare
+
+CLEAN = np.random.default_rng(0).normal(0.1, 0.02, 200).clip(0.01)
+
+
+def perturbations(distance, limit=0.5):
+    distance = np.asarray(distance)
+    return MinimumPerturbations(np.minimum(distance, limit), distance > limit, np.zeros(len(distance), int))
+
+
+def test_equal_distributions_are_alike_and_no_test_rejects():
+    found = compare(perturbations(CLEAN), perturbations(CLEAN), 0.01, 200)
+    assert found.of_medians.outcome == "supported" and found.of_medians.effect.value == 0
+    assert found.of_pairs.value == 0 and found.spearman.value == pytest.approx(1)
+    assert min(test.p for test in found.tests.values()) > 0.99
+
+
+def test_a_scaled_distribution_is_found_with_its_shift():
+    found = compare(perturbations(1.3 * CLEAN), perturbations(CLEAN), 0.01, 200)
+    assert found.of_medians.outcome == "contradicted"
+    assert found.of_medians.effect.value == pytest.approx(0.3 * np.median(CLEAN))
+    assert found.of_pairs.value == pytest.approx(0.3 * np.median(CLEAN))
+    assert max(test.p for test in found.tests.values()) < 1e-6
+    assert found.tests["log_rank"].statistic < 0 and found.tests["signed_rank"].statistic == 1
+
+
+def test_the_same_values_at_other_images_are_alike_though_no_pair_agrees():
+    shuffled = np.random.default_rng(1).permutation(CLEAN)
+    found = compare(perturbations(shuffled), perturbations(CLEAN), 0.01, 200)
+    assert found.of_medians.effect.value == 0 and abs(found.spearman.value) < 0.3
+    assert found.tests["kolmogorov_smirnov"].p == pytest.approx(1)
+
+
+def test_censoring_beyond_both_medians_moves_neither():
+    free, cut = (compare(perturbations(1.2 * CLEAN, limit), perturbations(CLEAN, limit), 0.01, 200)
+                 for limit in (0.5, 0.13))
+    assert cut.of_medians.effect.value == free.of_medians.effect.value
+    assert cut.tests["log_rank"].p < 0.001
