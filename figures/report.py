@@ -14,7 +14,7 @@ from .headline import QUESTION, headline
 from .table import PAPERS
 
 SECTIONS = (
-    "prediction", "diagnosis", "robust_accuracy", "rates", "minimum_perturbation", "anchors", "anchors", "randomness",
+    "prediction", "diagnosis", "robust_accuracy", "rates", "minimum_perturbation", "anchors", "randomness",
     "gaussian_field", "exact_theory", "training",
 )
 """Experiments by what the reader wants to know first; each has a module here with TITLE, CAPTION, draw and tables."""
