@@ -15,7 +15,7 @@ from .table import PAPERS
 
 SECTIONS = (
     "prediction", "diagnosis", "robust_accuracy", "rates", "minimum_perturbation", "anchors", "randomness",
-    "gaussian_field", "exact_theory", "training",
+    "diffusion_steps", "gaussian_field", "exact_theory", "training",
 )
 """Experiments by what the reader wants to know first; each has a module here with TITLE, CAPTION, draw and tables."""
 
