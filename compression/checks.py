@@ -39,10 +39,10 @@ def check_labels(labels, n: int, classes: int | None = None) -> None:
         raise ValueError(f"labels must lie in 0{top}, got {labels.min()}..{labels.max()}; check their numbering")
 
 
-def check_budget(eps) -> None:
-    """Raise unless eps, in pixel units, one number or one an image, is in (0, 1]."""
-    if not ((np.asarray(eps) > 0) & (np.asarray(eps) <= 1)).all():
-        raise ValueError(f"eps is a budget in pixel units in (0, 1], got {eps}; 8/255 is 0.0314")
+def check_budget(eps, largest: float = 1.0) -> None:
+    """Raise unless eps, in pixel units, one number or one an image, is in (0, largest]; 1 is l_inf's."""
+    if not ((np.asarray(eps) > 0) & (np.asarray(eps) <= largest)).all():
+        raise ValueError(f"eps is a budget in pixel units in (0, {largest:g}], got {eps}; 8/255 is 0.0314")
 
 
 def check_classifier(classifier: Classifier, images) -> int:

@@ -70,16 +70,19 @@ class Loss(Protocol):
 class AttackResult(NamedTuple):
     """The strongest input an attack found for one image.
 
-    x: the iterate with the largest margin, inside the budget and [0, 1].
+    x: the input with the largest margin, for a minimum-norm attack the closest one, inside the budget and [0, 1].
     margin: its margin; >= 0 means that the image was broken.
-    broken_at: index of the first iterate that was misclassified (0 is the clean input, -1 is none).
-    gradients: gradient evaluations spent on this image.
+    broken_at: number of the first judged input that was misclassified (0 is the clean image, -1 is none).
+    gradients: gradients of the loss spent on this image.
+    evaluations: evaluations of the loss spent on it, those of gradients included. Where the loss is an expectation
+        over k configurations, each is k evaluations of the model.
     """
 
     x: Image
     margin: Scalar
     broken_at: Int[Array, ""]
     gradients: Int[Array, ""]
+    evaluations: Int[Array, ""]
 
 
 @runtime_checkable

@@ -109,7 +109,7 @@ def test_an_equal_partial_made_anew_finds_the_compiled_program():
         for _ in range(2):
             attack, labels = partial(pm.pgd, steps=2), np.array([0, 1])
             pm.attack_images(attack, lambda_classifier, pm.identity, GOOD, labels, KEYS, eps)
-    assert batches._over_shard._cache_size() - before <= 6  # margins, unbroken, restart, segment, last, inside
+    assert batches._over_shard._cache_size() - before <= 7  # margins, unbroken, restart, segment, last, inside, result
 
 
 def lambda_classifier(x):

@@ -3,7 +3,22 @@
 import jax
 import jax.numpy as jnp
 
-from ..types import Budget, Image, Key
+from ..types import Budget, Image, Key, Scalar
+
+
+def largest(shape: tuple[int, ...]) -> float:
+    """The longest perturbation inside the pixel range of images of this shape."""
+    return 1.0
+
+
+def length(perturbation: Image) -> Scalar:
+    """The l_inf norm."""
+    return jnp.abs(perturbation).max()
+
+
+def clean_start(x: Image, eps: Budget, key: Key) -> Image:
+    """The image itself."""
+    return x
 
 
 def uniform_start(x: Image, eps: Budget, key: Key) -> Image:
@@ -11,9 +26,10 @@ def uniform_start(x: Image, eps: Budget, key: Key) -> Image:
     return jnp.clip(x + jax.random.uniform(key, x.shape, x.dtype, -eps, eps), 0, 1)
 
 
-def clean_start(x: Image, eps: Budget, key: Key) -> Image:
-    """The image itself."""
-    return x
+def edge_start(x: Image, eps: Budget, key: Key) -> Image:
+    """A random point of the ball's surface, clipped to [0, 1]: a uniform direction, its largest pixel at eps."""
+    direction = jax.random.uniform(key, x.shape, x.dtype, -1, 1)
+    return jnp.clip(x + eps * direction / length(direction), 0, 1)
 
 
 def steepest(gradient: Image) -> Image:

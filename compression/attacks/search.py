@@ -12,10 +12,11 @@ from ..batches import SHARD, over_images
 from ..checks import check_budget, check_classifier, check_images, check_keys, check_labels, check_shape
 from ..losses import Criterion, View, defended, margin
 from ..types import AttackResult, Classifier, Purifier
-from . import iterative, linf
+from . import iterative
 
-SEGMENT = 4
-"""Steps in one compiled call; between calls broken images are dropped. Steps that it divides need one program."""
+SEGMENT, GROWTH = 4, 4
+"""Steps in one compiled call, between which broken images are dropped: at least SEGMENT, and 1 / GROWTH of those that
+the restart has done, so that a long attack is seldom interrupted and no image spends much more than it needs."""
 
 
 def attack_images(
@@ -37,61 +38,62 @@ def attack_images(
 
     attack: constructor of an `Iterative` from eps, for example `partial(pgd, steps=40)`.
     images: [n, height, width, channel] in [0, 1]; labels: [n]; keys: [n], each image's xi.
-    eps: budget in pixel units, in (0, 1], one number or one an image. A sweep over it does not recompile.
+    eps: budget in pixel units of the attack's norm, one number or one an image. A sweep over it does not recompile.
     on_segment: told the fraction done and the number of images still attacked.
     view: the loss that the attack sees, and that its inputs are judged by. `gradients.bpda` judges the defence itself;
         for `gradients.eot`, or when another xi is to be fooled, judge what is returned with `judge_images`.
-    confidence: >= 0; margin from which an image is attacked no further (Carlini and Wagner 2017). Infinity spends
-        every step on every image, as an attack that has to transfer should.
+    confidence: >= 0; margin from which an image is attacked no further (Carlini and Wagner 2017), for a minimum-norm
+        attack the distance inside the budget. Infinity spends every step on every image, as an attack that has to
+        transfer should, and one that measures minimum perturbations.
 
-    What the attack returns, its best by its own view, is clipped to the budget and judged again by a forward pass
+    What the attack returns, its best by its own view, is put inside the budget and judged again by a forward pass
     alone: `broken_at` is -1 unless that input is really misclassified. Arrays are NumPy, with images along the first
     axis.
     """
+    settings = attack(0.0)
     if not confidence >= 0:
         raise ValueError(f"confidence is a margin >= 0, got {confidence}; 0 leaves an image once it is broken")
     check_images(images)
     check_labels(labels, len(images), check_classifier(classifier, images[:2]))
-    check_budget(eps)
+    check_budget(eps, settings.norm.largest(images.shape[1:]))
     check_keys(keys, len(images))
     check_shape(purifier, images[0], keys[0])
     budgets = np.broadcast_to(np.asarray(eps, np.float32), len(images))
     rows = (images, labels, keys, budgets)
 
-    def apply(function, which, *more):
-        return over_images(function, (classifier, purifier), *rows, *more, which=which, size=size, name="attack")
+    def apply(function, which, *more, shared=()):
+        return over_images(function, (*shared, classifier, purifier), *rows, *more, which=which, size=size,
+                           name="attack")
 
     def judge(which, candidates):
         return _judged(view, classifier, purifier, candidates, labels, keys, size, which)
 
     def attacked():
-        return np.flatnonzero(search.margin < confidence)
+        return np.flatnonzero(search.merit < confidence)
 
     everyone = np.arange(len(images))
     search = apply(partial(_unbroken, attack), everyone, judge(everyone, images))
-    settings, done = attack(0.0), 0
-    total = settings.restarts * settings.steps
+    total, done = settings.restarts * settings.steps, 0
     for restart in range(settings.restarts):
         which = attacked()
         if len(which):
-            restarts = np.full(len(images), restart)
-            _put(search, which, apply(partial(_restart, attack), which, search, restarts))
-        for step in range(0, settings.steps, SEGMENT):
+            _put(search, which, apply(partial(_restart, attack), which, search, np.full(len(images), restart)))
+        step = 0
+        while step < settings.steps:
             which = attacked()
-            length = min(SEGMENT, settings.steps - step)
+            length = min(max(SEGMENT, step // GROWTH), settings.steps - step)
             if len(which):
-                segment = partial(_segment, attack, view, criterion, length)
-                _put(search, which, apply(segment, which, search))
-            done += length
+                segment = partial(_segment, attack, view, criterion)
+                _put(search, which, apply(segment, which, search, shared=(np.int32(length),)))
+            step, done = step + length, done + length
             on_segment(done / total, len(which))
         which = attacked()
         if len(which):
             last = np.zeros((len(images), search.ranking.shape[1]), np.float32)
             last[which] = judge(which, search.iterate)
-            _put(search, which, apply(_last, which, search, last))
-    best = apply(_inside, everyone, search.best)
-    margin = judge(everyone, best).max(1)
-    return AttackResult(best, margin, np.where(margin >= 0, search.broken_at, -1), search.gradients)
+            _put(search, which, apply(partial(_last, attack), which, search, last))
+    best = apply(partial(_inside, attack), everyone, search.best)
+    return apply(partial(_result, attack), everyone, search, best, judge(everyone, best).max(1))
 
 
 def judge_images(
@@ -139,14 +141,18 @@ def _restart(attack, classifier, purifier, x, label, key, eps, search, restart):
 
 
 def _segment(attack, view, criterion, length, classifier, purifier, x, label, key, eps, search):
+    """Any number of steps is one program, since `length` is traced."""
     loss = view(classifier, purifier, label, criterion)
-    step = lambda s, _: (iterative.advance(attack(eps), loss, s, x, key), None)
-    return jax.lax.scan(step, search, length=length)[0]
+    return jax.lax.fori_loop(0, length, lambda _, s: iterative.advance(attack(eps), loss, s, x, key), search)
 
 
-def _last(classifier, purifier, x, label, key, eps, search, margins):
-    return iterative.judge(search, search.iterate, margins)
+def _last(attack, classifier, purifier, x, label, key, eps, search, margins):
+    return iterative.judge(attack(eps), search, x, search.iterate, margins)
 
 
-def _inside(classifier, purifier, x, label, key, eps, best):
-    return linf.project(best, x, eps)
+def _inside(attack, classifier, purifier, x, label, key, eps, best):
+    return attack(eps).norm.project(best, x, eps)
+
+
+def _result(attack, classifier, purifier, x, label, key, eps, search, best, margin):
+    return iterative.result(attack(eps), search, best, margin)
