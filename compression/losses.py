@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Int
 
 from .types import Classifier, Image, Key, Label, Logits, Loss, Objective, Purifier, Scalar
 
@@ -38,6 +39,48 @@ def margin(logits: Logits, label: Label) -> Scalar:
     -1.0
     """
     return margins(logits, label).max()
+
+
+def log_odds(logits: Logits, label: Label) -> Scalar:
+    """log((1 - p) / p) of p = p(label): cross-entropy's ascent, without its saturation.
+
+    Cross-entropy is softplus of it, so both have the same directions of steepest ascent and order inputs alike, but
+    this one's gradient vanishes nowhere.
+
+    >>> round(float(log_odds(jnp.array([100.0, 0.0, 0.0]), jnp.int32(0))), 3)
+    -99.307
+    """
+    return jax.nn.logsumexp(margins(logits, label))
+
+
+def dlr(logits: Logits, label: Label) -> Scalar:
+    """Difference of logits ratio (Croce and Hein 2020, Eq. 6): the margin over the gap of first and third logit.
+
+    Invariant under shifting and scaling of the logits. At least 3 classes.
+
+    >>> round(float(dlr(jnp.array([3.0, 1.0, 2.0]), jnp.int32(0))), 3)
+    -0.5
+    """
+    _enough("the DLR loss", logits, 3)
+    first, _, third = jax.lax.top_k(logits, 3)[0]
+    return margin(logits, label) / (first - third + 1e-12)
+
+
+def targeted_dlr(objective: Objective, rival: Int[Array, ""]) -> Scalar:
+    """Targeted difference of logits ratio (Croce and Hein 2020, Eq. 7), as an attack's ascent towards a rival class.
+
+    It is the rival's margin over the gap of the first logit and the mean of third and fourth. Margins determine it.
+    At least 4 classes.
+    """
+    _enough("the targeted DLR loss", objective.margins, 4)
+    shifted = jnp.where(jnp.isneginf(objective.margins), 0, objective.margins)  # the true class's own is 0
+    first, _, third, fourth = jax.lax.top_k(shifted, 4)[0]
+    return objective.margins[rival] / (first - (third + fourth) / 2 + 1e-12)
+
+
+def _enough(name: str, logits: Logits, classes: int) -> None:
+    if len(logits) < classes:
+        raise ValueError(f"{name} needs at least {classes} classes, got {len(logits)}; use the margin")
 
 
 def defended(classifier: Classifier, purifier: Purifier, label: Label, criterion: Criterion = margin) -> Loss:
