@@ -1,0 +1,21 @@
+"""The fast gradient sign method (Goodfellow et al. 2015)."""
+
+from types import ModuleType
+
+from ..types import Budget
+from . import linf
+from .iterative import Iterative
+from .pgd import pgd
+
+
+def fgsm(eps: Budget, *, norm: ModuleType = linf) -> Iterative:
+    """One step to the edge of the ball: PGD of a single step of size eps from the clean image.
+
+    norm: `linf`, or `l2` for the fast gradient method.
+
+    >>> import jax, jax.numpy as jnp, purimetry as pm
+    >>> loss = pm.defended(lambda x: x.reshape(-1), pm.identity, jnp.int32(0))
+    >>> fgsm(0.25)(loss, jnp.array([0.75, 0.25]).reshape(1, 2, 1), jax.random.key(0)).x.ravel().tolist()
+    [0.5, 0.5]
+    """
+    return pgd(eps, steps=1, step_size=1.0, norm=norm, start=norm.clean_start)
