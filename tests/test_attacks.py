@@ -6,109 +6,253 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.tree_util import Partial
 
-from purimetry.compression import losses, randomness
-from purimetry.compression.attacks import linf
-from purimetry.compression.attacks.pgd import converged_pgd, pgd
+from purimetry.compression import batches, losses, randomness
+from purimetry.compression.attacks import l2, linf
+from purimetry.compression.attacks.apgd import apgd, apgd_targeted
+from purimetry.compression.attacks.ddn import ddn
+from purimetry.compression.attacks.fab import fab
+from purimetry.compression.attacks.fgsm import fgsm
+from purimetry.compression.attacks.momentum import momentum
+from purimetry.compression.attacks.pgd import converged_pgd, cosine_decay, pgd
 from purimetry.compression.attacks.search import attack_images
+from purimetry.compression.attacks.square import square
 from purimetry.compression.purifiers.identity import identity
 from purimetry.compression.types import Objective
 
-# Signed steps of eps / 10 reach every corner of the ball from every start.
-ATTACKS = {"pgd": partial(pgd, step_size=0.1), "converged_pgd": partial(converged_pgd, restarts=3)}
+# Steps of eps / 10 reach every corner of the ball from every start.
+ATTACKS = {
+    "fgsm": fgsm,
+    "fgm": partial(fgsm, norm=l2),
+    "pgd": partial(pgd, step_size=0.1),
+    "pgd_l2": partial(pgd, step_size=0.1, norm=l2),
+    "momentum": partial(momentum, partial(pgd, step_size=0.1), decay=0.5),
+    "converged_pgd": partial(converged_pgd, restarts=4),
+    "converged_pgd_l2": partial(converged_pgd, steps=40, restarts=4, norm=l2),
+    "apgd": partial(apgd, steps=40, restarts=2),
+    "apgd_l2": partial(apgd, steps=40, norm=l2),
+    "apgd_targeted": partial(apgd_targeted, steps=40, targets=3),
+    "apgd_targeted_l2": partial(apgd_targeted, steps=60, targets=3, norm=l2),
+    "fab": partial(fab, steps=20, targets=3),
+    "fab_l2": partial(fab, steps=20, targets=3, norm=l2),
+    "ddn": partial(ddn, steps=60),
+    "square": partial(square, queries=60, restarts=2),
+    "square_l2": partial(square, queries=60, norm=l2),
+}
 every_attack = pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)
+MINIMUM_NORM = ("fab", "fab_l2", "ddn")
 
-SHAPE, N = (3, 2, 1), 24
+SHAPE, N, CLASSES = (3, 2, 1), 24, 4
 RANDOM = np.random.default_rng(0)
 IMAGES = RANDOM.uniform(0.35, 0.65, (N, *SHAPE)).astype(np.float32)
+EDGED = np.where(RANDOM.random((N, *SHAPE)) < 0.4, np.round(IMAGES), IMAGES)  # every other pixel is black or white
 KEYS = randomness.configurations(0, np.arange(N))
-WEIGHTS = jnp.asarray(RANDOM.normal(size=(6, 3)), jnp.float32)
-BIAS = -0.5 * WEIGHTS.sum(0)
+WEIGHTS = jnp.asarray(RANDOM.normal(size=(6, CLASSES)), jnp.float32)
 
 
-def linear(x):
-    return x.reshape(-1) @ WEIGHTS + BIAS
+def _logits(weights, bias, bend, x):
+    straight = x.reshape(-1) @ weights + bias
+    return bend * jnp.sin(5 * straight) + straight
 
 
-def two_classes(x):
-    return linear(x)[:2]
+def classifier(weights=WEIGHTS, bias=None, bend=0.0):
+    """Classifiers of one program: their weights are its arguments."""
+    return Partial(_logits, weights, -0.5 * weights.sum(0) if bias is None else bias, jnp.float32(bend))
 
 
-def curved(x):
-    return jnp.sin(5 * linear(x)) + linear(x)
+linear, curved = classifier(), classifier(bend=1.0)
+two_classes = classifier(WEIGHTS * (jnp.arange(CLASSES) < 2), jnp.where(jnp.arange(CLASSES) < 2, 0.0, -50.0))
+flat = classifier(0 * WEIGHTS, jnp.array([0.3, 0.2, 0.1, 0.0]))
 
 
-def run(attack, eps, classifier=curved, images=IMAGES, labels=None, **settings):
-    labels = np.array([int(classifier(x).argmax()) for x in images]) if labels is None else labels
-    return attack_images(attack, classifier, identity, images, labels, KEYS[: len(images)], eps, **settings), labels
+def predicted(classifier, images=IMAGES):
+    return np.array(jax.vmap(classifier)(jnp.asarray(images)).argmax(1))
 
 
-def minimum_perturbations(classifier):
-    """Of a linear classifier in l_inf, inside the box: the least of -margin_k / ||w_k - w_label||_1 over rivals k."""
-    logits = np.array(jax.vmap(classifier)(jnp.asarray(IMAGES)), np.float64)
-    labels, weights = logits.argmax(1), np.asarray(WEIGHTS, np.float64)[:, : logits.shape[1]]
-    gaps = np.take_along_axis(logits, labels[:, None], 1) - logits
-    slopes = np.abs(weights[:, :, None] - weights[:, None, :]).sum(0)[labels]
-    return np.min(np.where(slopes > 0, gaps / np.where(slopes > 0, slopes, 1), np.inf), 1), labels
+def run(attack, eps, classifier=curved, images=IMAGES, labels=None, keys=KEYS, **settings):
+    labels = predicted(classifier, images) if labels is None else labels
+    return attack_images(attack, classifier, identity, images, labels, keys[: len(images)], eps, **settings), labels
 
 
+def lengths(perturbations, norm):
+    flat = np.asarray(perturbations, np.float64).reshape(len(perturbations), -1)
+    return np.abs(flat).max(1) if norm is linf else np.linalg.norm(flat, axis=1)
+
+
+def distance(x, slope, gap, norm):
+    """Of x to where slope . y = slope . x + gap, y in [0, 1]: inf{|d|}, by bisection of the multiplier of the plane.
+
+    The nearest point moves pixels towards it by min(t, room) in l_inf, min(t |slope|, room) in l2.
+    """
+    x, slope = np.asarray(x, np.float64).ravel(), np.asarray(slope, np.float64)
+    room = np.where(slope > 0, 1 - x, x)
+    speed = (slope != 0) if norm is linf else np.abs(slope)
+    low, high = 0.0, 1e6
+    if (np.abs(slope) * room).sum() < gap:
+        return np.inf
+    for _ in range(200):
+        middle = (low + high) / 2
+        low, high = (low, middle) if (np.abs(slope) * np.minimum(middle * speed, room)).sum() >= gap else (middle, high)
+    moved = np.minimum(high * speed, room)
+    return moved.max() if norm is linf else np.linalg.norm(moved)
+
+
+def minimum_perturbations(classifier, images, norm):
+    """Of a linear classifier: the least distance to the boundary with any rival."""
+    weights, bias, _ = (np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(classifier))
+    logits = images.reshape(len(images), -1).astype(np.float64) @ weights + bias
+    labels = logits.argmax(1)
+    return np.array([
+        min(distance(x, weights[:, k] - weights[:, y], z[y] - z[k], norm) for k in range(CLASSES) if k != y)
+        for x, y, z in zip(images, labels, logits, strict=True)
+    ]), labels
+
+
+@pytest.mark.parametrize("images", [IMAGES, EDGED], ids=["inside", "edged"])
 @pytest.mark.parametrize("name, classifier", [
-    ("pgd", two_classes), ("converged_pgd", two_classes),
-    ("converged_pgd", linear),  # several rivals: an untargeted attack follows one of them and may miss the nearest
+    ("pgd", two_classes), ("momentum", two_classes), ("fgsm", two_classes), ("apgd", two_classes),
+    ("apgd_l2", two_classes), ("ddn", two_classes),
+    # Several rivals: an untargeted attack follows one of them and may miss the nearest.
+    ("converged_pgd", linear), ("converged_pgd_l2", linear), ("apgd_targeted", linear), ("apgd_targeted_l2", linear),
+    ("fab", linear), ("fab_l2", linear),
 ])
-def test_robust_accuracy_of_a_linear_classifier_is_exact(name, classifier):
+def test_robust_accuracy_of_a_linear_classifier_is_exact(name, classifier, images):
     """Each image is robust 1 % below its minimum perturbation and broken 1 % above, so accuracy is exact anywhere."""
-    least, labels = minimum_perturbations(classifier)
-    assert 0 < least.min() and least.max() < 0.35  # the box never binds
-    below, _ = run(ATTACKS[name], 0.99 * least, classifier, labels=labels)
-    above, _ = run(ATTACKS[name], 1.01 * least, classifier, labels=labels)
+    norm = ATTACKS[name](0.1).norm
+    least, labels = minimum_perturbations(classifier, images, norm)
+    within = least < 0.9 * norm.largest(SHAPE)
+    images, labels, least = images[within], labels[within], least[within]
+    assert len(least) > N / 3 and least.min() > 0
+    below, _ = run(ATTACKS[name], 0.99 * least, classifier, images, labels)
+    above, _ = run(ATTACKS[name], 1.01 * least, classifier, images, labels)
     assert (below.broken_at == -1).all() and (below.margin < 0).all()
     assert (above.broken_at > 0).all() and (above.margin >= 0).all()
 
 
+@pytest.mark.parametrize("name, excess", [
+    ("fab", 0.01), ("fab_l2", 0.01),  # it overshoots by 5 %, and comes back to less than 1 %
+    ("ddn", 0.05),  # its radius changes by 5 % a step
+])
+def test_a_minimum_norm_attack_measures_distances(name, excess):
+    """At the largest budget and infinite confidence. For the edged images the box binds, which DDN does not solve."""
+    norm = ATTACKS[name](0.1).norm
+    for images, classifier in [(IMAGES, two_classes)] if name == "ddn" else [(IMAGES, linear), (EDGED, linear)]:
+        least, labels = minimum_perturbations(classifier, images, norm)
+        reachable = np.isfinite(least)
+        found, _ = run(ATTACKS[name], norm.largest(SHAPE), classifier, images, labels, confidence=np.inf)
+        np.testing.assert_array_equal(found.broken_at >= 0, reachable)
+        ratio = lengths(found.x - images, norm)[reachable] / least[reachable]
+        assert ratio.min() > 1 - 1e-4 and ratio.max() < 1 + excess, (ratio.min(), ratio.max())
+
+
 @every_attack
 def test_budget_and_pixel_range_are_respected(attack):
-    eps = np.linspace(0.02, 0.9, N)
-    result, labels = run(attack, eps)
-    over = np.abs(result.x - IMAGES).reshape(N, -1).max(1) - eps
-    assert over.max() < 1e-6  # float32 rounding of x + eps
+    norm, images = attack(0.1).norm, EDGED
+    eps = np.linspace(0.02, 0.9, N) * norm.largest(SHAPE)
+    result, labels = run(attack, eps, images=images)
+    over = lengths(result.x - images, norm) / eps
+    assert over.max() < 1 + 1e-5  # float32 rounding of x + eps
     assert result.x.min() >= 0 and result.x.max() <= 1
-    assert np.isclose(result.x, 0).any() and np.isclose(result.x, 1).any()  # the range did bind
     judged = jax.vmap(losses.margin)(jax.vmap(curved)(jnp.asarray(result.x)), jnp.asarray(labels))
     np.testing.assert_allclose(result.margin, judged, atol=1e-5)  # float32
     np.testing.assert_array_equal(result.broken_at >= 0, result.margin >= 0)
+    assert 0 < (result.broken_at >= 0).sum()
 
 
 @every_attack
 def test_a_tiny_budget_is_the_clean_classifier(attack):
-    labels = np.arange(N) % 3
+    labels = np.arange(N) % CLASSES
     result, _ = run(attack, 1e-7, labels=labels)
-    right = np.array([int(curved(x).argmax()) for x in IMAGES]) == labels
+    right = predicted(curved) == labels
     np.testing.assert_array_equal(result.broken_at, np.where(right, -1, 0))
     np.testing.assert_allclose(result.x, IMAGES, atol=2e-7)
     assert 0 < right.sum() < N and (result.gradients[~right] == 0).all()  # what is wrong already is not attacked
+    assert (result.evaluations[~right] == 2).all()  # the clean image and the last check
 
 
-@every_attack
-def test_attacking_many_equals_attacking_each(attack):
+@pytest.mark.parametrize("name", ["pgd", "converged_pgd", "apgd_targeted_l2", "fab", "square_l2"])  # each kind of each
+def test_attacking_many_equals_attacking_each(name):
     """Images still unbroken have the same result; broken ones the same first break, and are then left alone."""
-    eps = np.linspace(0.001, 0.2, 8)
-    together, labels = run(attack, eps, images=IMAGES[:8], size=3)
+    attack = ATTACKS[name]
+    eps = np.linspace(0.001, 0.2, 8) * attack(0.1).norm.largest(SHAPE)
+    together, labels = run(attack, eps, images=IMAGES[:8])
 
     @jax.jit
+    @jax.vmap
     def alone(x, label, key, eps):
         return attack(eps)(losses.defended(curved, identity, label), x, key)
 
-    each = [alone(IMAGES[i], labels[i], KEYS[i], jnp.float32(eps[i])) for i in range(8)]
-    each = jax.tree.map(lambda *leaves: np.stack(leaves), *each)
+    each = alone(IMAGES[:8], jnp.asarray(labels), KEYS[:8], jnp.asarray(eps, jnp.float32))
     np.testing.assert_array_equal(together.broken_at, each.broken_at)
     robust = together.broken_at < 0
     assert 0 < robust.sum() < 8
     np.testing.assert_allclose(together.x[robust], each.x[robust], atol=1e-6)  # float32, other fusions
     np.testing.assert_allclose(together.margin[robust], each.margin[robust], atol=1e-5)
-    np.testing.assert_array_equal(together.gradients[robust], each.gradients[robust])
-    assert (together.gradients[robust] == attack(0.1).steps * attack(0.1).restarts).all()
-    assert (together.gradients[~robust] < each.gradients[~robust]).all()
+    for spent in ("gradients", "evaluations"):
+        all_of_it, some = getattr(each, spent)[robust], getattr(together, spent)
+        assert (some[robust] == all_of_it).all() and len(set(all_of_it.tolist())) == 1
+        assert (some[~robust] <= all_of_it[0]).all()
+    assert (together.evaluations[~robust] < each.evaluations[0]).any()
+    settings = attack(0.1)
+    moves = settings.steps * settings.restarts
+    assert each.gradients[0] == moves * settings.query.gradients
+    assert each.evaluations[0] == 1 + moves * settings.query.evaluations + settings.restarts + 1
+
+
+@every_attack
+def test_where_nothing_slopes_nothing_breaks_and_nothing_fails(attack):
+    result, _ = run(attack, 0.2, flat)
+    assert (result.broken_at == -1).all() and np.isfinite(result.x).all()
+    np.testing.assert_allclose(result.margin, -0.1, atol=1e-6)
+
+
+@every_attack
+def test_the_key_determines_the_attack_and_nothing_recompiles_it(attack):
+    """The same keys give the same bits; other keys, budgets and images are only other numbers in one program."""
+    first, labels = run(attack, 0.05)
+    programs = batches._over_shard._cache_size()
+    again, _ = run(attack, 0.05)
+    jax.tree.map(np.testing.assert_array_equal, first, again)
+    other, _ = run(attack, np.linspace(0.01, 0.1, N), images=EDGED, keys=randomness.configurations(1, np.arange(N)))
+    assert batches._over_shard._cache_size() == programs
+    elsewhere, _ = run(attack, 0.05, labels=labels, keys=randomness.configurations(1, np.arange(N)))
+    start = attack(0.1).start
+    same = [start(jnp.asarray(IMAGES[0]), key, jnp.int32(0))[0] for key in KEYS[:2]]
+    if (same[0] == same[1]).all():  # nothing is random: all starts of the table are random or clean
+        np.testing.assert_array_equal(first.x, elsewhere.x)
+
+
+def test_what_leaves_its_budget_is_put_back_and_judged_again():
+    """An attack that steps ten times too far claims breaks; only those at the edge of the budget count."""
+    def careless(eps):
+        attack = pgd(eps, steps=1, start=linf.clean_start)
+        return attack._replace(move=lambda x, point, gradient, *_: (x + 10 * eps * jnp.sign(gradient), ()))
+
+    least, labels = minimum_perturbations(two_classes, IMAGES, linf)
+    result, _ = run(careless, 0.15, two_classes, labels=labels)
+    np.testing.assert_array_equal(result.broken_at >= 0, least <= 0.15)
+    assert 0 < (least <= 0.15).sum() < N and least.max() < 10 * 0.15
+
+
+@pytest.mark.parametrize("attack", [
+    partial(pgd, steps=200, step_size=partial(cosine_decay, 1.0, 0.001), norm=l2), partial(apgd, norm=l2), apgd, fgsm,
+], ids=["pgd_l2", "apgd_l2", "apgd", "fgsm"])
+def test_the_largest_margin_of_a_linear_classifier_is_found(attack):
+    """Where pixels stop at black and white: what eps gains on the margin is the inverse of `distance`, strictly less
+    than eps times the dual norm of the slope."""
+    norm, eps = attack(0.1).norm, 0.3
+    found, labels = run(attack, eps, two_classes, EDGED, confidence=np.inf)
+    weights, _, _ = (np.asarray(leaf) for leaf in jax.tree.leaves(two_classes))
+    clean = jax.vmap(losses.margin)(jax.vmap(two_classes)(jnp.asarray(EDGED)), jnp.asarray(labels))
+    slope = (weights[:, 1] - weights[:, 0]) * np.where(labels == 0, 1, -1)[:, None]
+    gains = found.margin - np.asarray(clean)
+    dual = np.abs(slope).sum(1) if norm is linf else np.linalg.norm(slope, axis=1)
+    for x, w, gain, bound in zip(EDGED, slope, gains, eps * dual, strict=True):
+        # A gain 0.1 % larger would need more than eps.
+        assert distance(x, w, gain, norm) < eps * (1 + 1e-4) and distance(x, w, 1.001 * gain, norm) > eps
+        assert gain < bound * (1 + 1e-5)
+    assert (gains < 0.9 * eps * dual).any()  # the range did bind
 
 
 @pytest.mark.parametrize("eps", [0.03, 0.3])
@@ -207,8 +351,8 @@ def test_progress_is_told_and_falls_as_images_break():
     (dict(images=np.where(np.arange(N)[:, None, None, None] == 5, np.nan, IMAGES)), ValueError, "image 5 is not"),
     (dict(images=IMAGES[:0], labels=np.zeros(0, int)), ValueError, "at least one image"),
     (dict(images=IMAGES[0]), ValueError, r"x\[None\]"),
-    (dict(labels=np.full(N, 3)), ValueError, r"labels must lie in 0..2, got 3..3"),
-    (dict(labels=np.full(N, -1)), ValueError, "labels must lie in 0..2"),
+    (dict(labels=np.full(N, 4)), ValueError, r"labels must lie in 0..3, got 4..4"),
+    (dict(labels=np.full(N, -1)), ValueError, "labels must lie in 0..3"),
     (dict(labels=np.zeros(N)), TypeError, "labels must be integers"),
     (dict(labels=np.zeros(N - 1, int)), ValueError, rf"shape \({N},\)"),
     (dict(keys=KEYS[:1]), ValueError, f"keys must be one an image, {N}, got shape"),
