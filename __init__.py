@@ -7,8 +7,16 @@ package, and the command line's `--help`, stay quick.
 from importlib import import_module
 
 _HOME = {
+    "compression.attacks.apgd": ("apgd", "apgd_targeted"),
+    "compression.attacks.ddn": ("ddn",),
+    "compression.attacks.ensemble": ("ensemble", "rand_attacks", "standard_attacks"),
+    "compression.attacks.fab": ("fab",),
+    "compression.attacks.fgsm": ("fgsm",),
+    "compression.attacks.momentum": ("momentum",),
     "compression.attacks.pgd": ("pgd", "converged_pgd"),
     "compression.attacks.search": ("attack_images", "judge_images"),
+    "compression.attacks.square": ("l2", "linf", "square"),
+    "compression.attacks.transfer": ("transfer",),
     "compression.batches": ("NonFinite", "over_images"),
     "compression.checks": ("check_images", "check_labels", "check_budget", "check_classifier", "check_purifier"),
     "compression.data": ("Dataset", "digits"),
@@ -25,7 +33,7 @@ _HOME = {
         "entropy_rank", "jacobian", "largest_singular_values", "participation_ratio", "push", "retained", "rms_rate",
         "rms_rate_hutchinson", "symmetric_spectrum",
     ),
-    "compression.losses": ("cross_entropy", "defended", "margin", "margins"),
+    "compression.losses": ("cross_entropy", "defended", "dlr", "log_odds", "margin", "margins", "targeted_dlr"),
     "compression.manifold": (
         "denoiser_tangent", "inside", "isotropic", "local_pca", "outside", "principal_cosines", "share",
     ),
