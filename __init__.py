@@ -25,6 +25,7 @@ _HOME = {
         "linf_distance", "psnr", "ssim",
     ),
     "compression.features": ("penultimate",),
+    "compression.findings": ("Finding", "Findings", "PreflightError"),
     "compression.gradients": (
         "bpda", "eot", "expectation_over_randomness", "gradient", "gradient_agreement", "straight_through",
     ),
@@ -41,6 +42,7 @@ _HOME = {
     "compression.networks.pure": ("Network", "pure"),
     "compression.networks.unet": ("UNet",),
     "compression.prediction": ("extrapolated_margin", "first_order_margin", "short_attack"),
+    "compression.preflight": ("preflight",),
     "compression.purifiers.diffusion": ("diffusion",),
     "compression.purifiers.identity": ("identity",),
     "compression.purifiers.purify": ("purify",),
