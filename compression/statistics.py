@@ -5,7 +5,7 @@ NumPy in, Python numbers out. Every bootstrap is seeded, so a report is the same
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -27,7 +27,7 @@ class Comparison(NamedTuple):
 
 
 class Rise(NamedTuple):
-    """The largest rise along a curve: between which of its points, how much, and a simultaneous 95 % interval."""
+    """The clearest rise along a curve: between which of its points, how much, and a simultaneous 95 % interval."""
 
     start: int
     end: int
@@ -46,15 +46,30 @@ def bootstrap(
     >>> bootstrap(np.mean, np.array([1.0, 1.0, 1.0]))
     Interval(value=1.0, low=1.0, high=1.0, se=0.0)
     """
+    values = resampled(statistic, *samples, resamples=resamples, seed=seed)
+    return percentile_interval(float(statistic(*map(np.asarray, samples))), values)
+
+
+def resampled(
+    statistic: Callable[..., Any], *samples: np.ndarray, resamples: int = 1000, seed: int = 0
+) -> np.ndarray:
+    """The statistic, a number or an array, of each of `bootstrap`'s resamples, [resamples, ...].
+
+    From one dear statistic (all cells' distances) several cheap ones follow, each with its `percentile_interval`.
+    """
     samples = [np.asarray(sample) for sample in samples]
     lengths = {len(sample) for sample in samples}
     if len(lengths) != 1 or min(lengths) < 2:
         raise ValueError(f"a bootstrap needs samples of one length >= 2, got lengths {sorted(lengths)}")
     (n,) = lengths
     rows = np.random.default_rng(seed).integers(0, n, (resamples, n))
-    values = np.array([statistic(*(sample[which] for sample in samples)) for which in rows], np.float64)
+    return np.array([statistic(*(sample[which] for sample in samples)) for which in rows], np.float64)
+
+
+def percentile_interval(value: float, values: np.ndarray) -> Interval:
+    """A statistic with the 95 % interval that its resampled values [resamples] give."""
     low, high = np.quantile(values, (0.025, 0.975))
-    return Interval(float(statistic(*samples)), float(low), float(high), float(values.std(ddof=1)))
+    return Interval(float(value), float(low), float(high), float(np.std(values, ddof=1)))
 
 
 def spearman(a: np.ndarray, b: np.ndarray) -> float:
@@ -148,15 +163,19 @@ def holm(p: np.ndarray) -> np.ndarray:
     return adjusted
 
 
-def largest_rise(values: np.ndarray, resamples: int = 1000, seed: int = 0) -> Rise:
-    """The largest rise of a mean curve from any of its points to a later one; negative where it falls everywhere.
+def clearest_rise(
+    values: np.ndarray, resamples: int = 1000, seed: int = 0, *, center: Callable[..., np.ndarray] = np.mean
+) -> Rise:
+    """The rise of a mean curve, from one of its points to a later one, that is largest in its own standard errors.
 
     values: [points, n] in the order of the curve, the same n >= 2 images at every point, of which there are >= 2.
+    center: of images, given the axis, to a point of the curve; np.median for the curve of a typical image.
 
     The interval holds for all pairs of points at once, by the bootstrap of the largest deviation of any of them, so
-    that choosing the pair which rises most is no selection. Where `low` > 0 the curve is not monotone.
+    that choosing the clearest is no selection. Where `low` > 0 the curve is not monotone; where `high` < 0 it falls
+    everywhere; else its monotony is open.
 
-    >>> largest_rise(np.array([[3.0, 3.0], [1.0, 1.0], [2.0, 2.0]]))
+    >>> clearest_rise(np.array([[3.0, 3.0], [1.0, 1.0], [2.0, 2.0]]))
     Rise(start=1, end=2, value=1.0, low=1.0, high=1.0)
     """
     values = np.asarray(values, np.float64)
@@ -165,13 +184,14 @@ def largest_rise(values: np.ndarray, resamples: int = 1000, seed: int = 0) -> Ri
     points, n = values.shape
     start, end = np.triu_indices(points, 1)
     rises = lambda curve: curve[..., end] - curve[..., start]
-    found = rises(values.mean(1))
+    found = rises(center(values, axis=1))
     rows = np.random.default_rng(seed).integers(0, n, (resamples, n))
-    deviation = rises(values[:, rows].mean(2).T) - found
-    over, under = np.quantile(deviation.max(1), 0.975), np.quantile(-deviation.min(1), 0.975)
-    best = found.argmax()
-    return Rise(int(start[best]), int(end[best]), float(found[best]), float(found[best] - over),
-                float(found[best] + under))
+    deviation = rises(center(values[:, rows], axis=2).T) - found
+    se = np.maximum(deviation.std(0, ddof=1), np.finfo(float).tiny)
+    relative, best = deviation / se, (found / se).argmax()
+    over, under = np.quantile(relative.max(1), 0.975), np.quantile(-relative.min(1), 0.975)
+    low, high = found[best] - over * se[best], found[best] + under * se[best]
+    return Rise(int(start[best]), int(end[best]), float(found[best]), float(low), float(high))
 
 
 def images_to_decide(values: np.ndarray, z: float = 1.959964) -> float:

@@ -21,6 +21,7 @@ EXPERIMENTS = {
     "diagnosis": "why predictors fail where they fail: linearity, anisotropy, norm, anchor shift",
     "randomness": "what varies in a purified image: its randomness against its input (Fig. 2, Tables S12, S13)",
     "anchors": "whether minimum perturbations at anchors are distributed as at clean images (Fig. S1)",
+    "rates_timesteps": "clean accuracy, rate and robust accuracy over the whole diffusion time (Fig. S6)",
     "diffusion_steps": "compression of each step of the diffusion model, on and off the manifold (Fig. 4c, d)",
     "gaussian_field": "compression in a Gaussian's score field, exactly and to first order (Fig. 4a, b, Table S1)",
     "exact_theory": "rate, SNR, robust accuracy of known distributions: exact, estimated, as the paper approximates",

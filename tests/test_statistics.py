@@ -111,17 +111,25 @@ def test_holm_is_the_smallest_level_at_which_his_procedure_rejects():
         assert adjusted[i] == 1 or i not in rejected(adjusted[i] - 1e-9)
 
 
-def test_the_largest_rise_of_a_curve_is_between_its_lowest_and_a_later_point():
+def test_the_clearest_rise_of_a_curve_is_between_its_lowest_and_a_later_point():
     falling = np.arange(5.0, 0, -1)[:, None] + RANDOM.normal(0, 0.01, (5, 40))
-    found = statistics.largest_rise(falling)
+    found = statistics.clearest_rise(falling)
     assert found.high < 0 and found.end == found.start + 1
-    found = statistics.largest_rise(np.array([4.0, 1.0, 2.0, 3.0, 0.0])[:, None] + RANDOM.normal(0, 0.01, (5, 40)))
+    found = statistics.clearest_rise(np.array([4.0, 1.0, 2.0, 3.0, 0.0])[:, None] + RANDOM.normal(0, 0.01, (5, 40)))
     assert (found.start, found.end) == (1, 3) and found.low < 2 < found.high and found.low > 1.9
+
+
+def test_the_rise_of_a_typical_image_is_not_that_of_the_mean():
+    """One image of 40 that rises by 100 moves the mean by 2.5 and the median by nothing."""
+    values = np.array([3.0, 2.0])[:, None] + RANDOM.normal(0, 0.01, (2, 40))
+    values[1, 0] += 100
+    assert statistics.clearest_rise(values).value == pytest.approx(1.5, abs=0.01)
+    assert statistics.clearest_rise(values, center=np.median).high < -0.9
 
 
 def test_a_flat_curve_seems_to_rise_in_at_most_one_run_of_forty():
     """The interval is two-sided, so 2.5 % of flat curves have low > 0, give or take 4 sqrt(0.025 0.975 / 300)."""
-    found = [statistics.largest_rise(RANDOM.normal(size=(6, 50)), 200, seed) for seed in range(300)]
+    found = [statistics.clearest_rise(RANDOM.normal(size=(6, 50)), 200, seed) for seed in range(300)]
     assert np.mean([rise.low > 0 for rise in found]) <= 0.025 + 0.036 + 0.01  # 200 resamples of 50 images
 
 
@@ -139,7 +147,7 @@ def test_that_many_images_decide():
     (lambda: statistics.bootstrap(np.mean, np.zeros(1)), "one length >= 2"),
     (lambda: statistics.bootstrap(statistics.spearman, np.zeros(3), np.zeros(4)), r"lengths \[3, 4\]"),
     (lambda: statistics.images_to_decide(np.ones(1)), "at least 2 values"),
-    (lambda: statistics.largest_rise(np.ones((1, 9))), r"at least 2 of each, got shape \(1, 9\)"),
+    (lambda: statistics.clearest_rise(np.ones((1, 9))), r"at least 2 of each, got shape \(1, 9\)"),
     (lambda: statistics.log_rank(np.ones(2), np.ones(3, bool), np.ones(2), np.ones(2, bool)), "one length >= 1"),
     (lambda: statistics.log_rank(np.ones(2), np.ones(2, bool), np.ones(2), np.ones(2, bool)), "no events to compare"),
 ])
