@@ -20,10 +20,12 @@ EXPERIMENTS = {
     "prediction": "robust accuracy predicted without an attack, beside the measured one (Fig. 3a, Table 3)",
     "diagnosis": "why predictors fail where they fail: linearity, anisotropy, norm, anchor shift",
     "randomness": "what varies in a purified image: its randomness against its input (Fig. 2, Tables S12, S13)",
+    "randomness_evaluation": "robust accuracy with randomness fixed or not, transfer, EOT (App. C, Tables S2-S5)",
     "anchors": "whether minimum perturbations at anchors are distributed as at clean images (Fig. S1)",
     "rates_timesteps": "clean accuracy, rate and robust accuracy over the whole diffusion time (Fig. S6)",
-    "diffusion_steps": "compression of each step of the diffusion model, on and off the manifold (Fig. 4c, d)",
     "gaussian_field": "compression in a Gaussian's score field, exactly and to first order (Fig. 4a, b, Table S1)",
+    "diffusion_steps": "compression of each step of the diffusion model, on and off the manifold (Fig. 4c, d)",
+    "manifold": "what the purifier leaves on and off the data manifold, and where adversarial directions lie",
     "exact_theory": "rate, SNR, robust accuracy of known distributions: exact, estimated, as the paper approximates",
 }
 """Every experiment, in an order in which each finds what it joins."""
@@ -53,7 +55,7 @@ class Reproduce:
     all: bool = False
     """Every experiment of `purimetry list` instead of the main job's, about 40 minutes on 2 cores."""
     quick: bool = False
-    """A tour of about three minutes on a small grid; its numbers are only indicative."""
+    """A tour of about two minutes on a small grid; its numbers are only indicative."""
     configuration: Annotated[Configuration, tyro.conf.arg(name="")] = field(default_factory=Configuration)
 
 

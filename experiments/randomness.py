@@ -98,7 +98,8 @@ def _measure(bench: Workbench, cell: Cell) -> Iterator[Measurement]:
         yield bench.mean(name, "variance", values, "squared pixels, a mean over pixels", {**at, "of": kind})
     if _is_random(found):
         yield bench.mean(name, "snr", given / internal, "ratio", at)
-        means = bootstrap(lambda a, b: a.mean() / b.mean(), given, internal, resamples=bench.configuration.bootstrap)
+        means = bootstrap(lambda a, b: float(a.mean() / b.mean()), given, internal,
+                          resamples=bench.configuration.bootstrap)
         yield bench.measurement(name, "snr_of_means", means.value, means.se, len(given), "ratio", at)
     for fixed in ("fixed_input", "fixed_randomness"):
         yield bench.mean(name, "correlation", found[f"correlation_{fixed}"], "Pearson correlation",

@@ -94,8 +94,8 @@ def _variances(records: list[Measurement]) -> Table:
 
     theirs = {columns[kind]: _spread(paper.TABLE_S12[kind], 1e3, 3) for kind in paper.TABLE_S12}
     theirs["SNR, mean over images"] = _spread(paper.SNR, 1, 4)
-    note = (f"{errors_over(records)} The paper's ± is over its images. The input's variance grows with the square of eps, "
-            "the internal one does not.")
+    note = (f"{errors_over(records)} The paper's ± is over its images. The input's variance grows with the square of "
+            "eps, the internal one does not.")
     return Table(f"Table S12: variances at eps {_eps(records):g}", _rows(records, ours, theirs), note)
 
 
