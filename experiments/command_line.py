@@ -26,6 +26,7 @@ EXPERIMENTS = {
     "gaussian_field": "compression in a Gaussian's score field, exactly and to first order (Fig. 4a, b, Table S1)",
     "diffusion_steps": "compression of each step of the diffusion model, on and off the manifold (Fig. 4c, d)",
     "manifold": "what the purifier leaves on and off the data manifold, and where adversarial directions lie",
+    "manifold": "what the purifier leaves on and off the data manifold, and where adversarial directions lie",
     "exact_theory": "rate, SNR, robust accuracy of known distributions: exact, estimated, as the paper approximates",
 }
 """Every experiment, in an order in which each finds what it joins."""

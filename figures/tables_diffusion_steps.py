@@ -61,8 +61,9 @@ def _whole(records: list[Measurement]) -> Table:
             "on-manifold": of("whole_on"),
             "off-manifold": of("whole_off"),
             "share of the forward pass (% of the logarithm)": of("forward_share", 1),
-            "Hutchinson minus exact: rate of a step": of("hutchinson_error_local", 4),
-            "Eq. 16 likewise": of("hutchinson_error_first_order", 4),
+            "Hutchinson minus exact: rate of a step": of("hutchinson_error_rate", 4),
+            "Eq. 16": of("hutchinson_error_first_order", 4),
+            "all steps": of("hutchinson_error_whole", 4),
         }
 
     rows = [row(sampler) for sampler in distinct(records, "sampler")]
