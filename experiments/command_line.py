@@ -22,7 +22,6 @@ EXPERIMENTS = {
     "randomness": "what varies in a purified image: its randomness against its input (Fig. 2, Tables S12, S13)",
     "randomness_evaluation": "robust accuracy with randomness fixed or not, transfer, EOT (App. C, Tables S2-S5)",
     "anchors": "whether minimum perturbations at anchors are distributed as at clean images (Fig. S1)",
-    "distribution": "distances to the clean set in feature spaces, and whether they order purifiers (Fig. S5, S10, S11)",
     "rates_timesteps": "clean accuracy, rate and robust accuracy over the whole diffusion time (Fig. S6)",
     "gaussian_field": "compression in a Gaussian's score field, exactly and to first order (Fig. 4a, b, Table S1)",
     "diffusion_steps": "compression of each step of the diffusion model, on and off the manifold (Fig. 4c, d)",
