@@ -20,3 +20,13 @@ def pytest_configure(config: pytest.Config) -> None:
     """
     if hasattr(config, "cache"):
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(config.cache.mkdir("jax")))
+
+
+@pytest.fixture
+def one_torch_thread():
+    """For programs that are too small to be shared between threads."""
+    torch = pytest.importorskip("torch")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

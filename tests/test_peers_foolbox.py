@@ -14,7 +14,8 @@ from purimetry.compression.networks.convolution import convolve
 from purimetry.compression.purifiers.identity import identity
 
 # Foolbox imports a name that SciPy has moved; it is Foolbox's to change.
-pytestmark = [pytest.mark.peer, pytest.mark.filterwarnings("ignore:.*scipy.ndimage.filters:DeprecationWarning")]
+pytestmark = [pytest.mark.peer, pytest.mark.usefixtures("one_torch_thread"),
+              pytest.mark.filterwarnings("ignore:.*scipy.ndimage.filters:DeprecationWarning")]
 torch = pytest.importorskip("torch")
 
 N, SHAPE, STEPS = 16, (6, 6, 2), 40
