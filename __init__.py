@@ -24,6 +24,9 @@ _HOME = {
         "cosine_distance", "frechet_distance", "frechet_distance_extrapolated", "jackknife_error", "l2_distance",
         "linf_distance", "psnr", "ssim",
     ),
+    "compression.ensembles": (
+        "Pooled", "ensemble_classifier", "majority_vote", "mean_of_logits", "mean_of_softmax",
+    ),
     "compression.features": ("penultimate",),
     "compression.findings": ("Finding", "Findings", "PreflightError"),
     "compression.gradients": (
@@ -43,7 +46,11 @@ _HOME = {
     "compression.networks.unet": ("UNet",),
     "compression.prediction": ("extrapolated_margin", "first_order_margin", "short_attack"),
     "compression.preflight": ("preflight",),
-    "compression.purifiers.diffusion": ("diffusion",),
+    "compression.protocol": (
+        "BPDA", "FULL", "Protocol", "Row", "evaluate", "expectation", "fixed", "fresh", "strongest", "transferred",
+        "vote", "while_optimising",
+    ),
+    "compression.purifiers.diffusion": ("diffusion", "fewer_steps"),
     "compression.purifiers.identity": ("identity",),
     "compression.purifiers.purify": ("purify",),
     "compression.randomness": ("configuration", "configurations"),

@@ -2,7 +2,9 @@
 
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.tree_util import Partial
 
 from .. import randomness, samplers
@@ -34,6 +36,49 @@ def _purify(noise_predictor, steps, step_key, x: Image, key: Key) -> Image:
     if len(steps.t) == 0:
         return x
     return jnp.clip((samplers.run(steps, noise_predictor, 2 * x - 1, key, step_key) + 1) / 2, 0, 1)
+
+
+def fewer_steps(purifier: Purifier, steps: samplers.Steps) -> Purifier:
+    """The purification of a diffusion purifier with fewer reverse steps: an attacker's cheaper surrogate.
+
+    steps: a sampler at the same noise in fewer steps, for example 2 of a schedule respaced to 20 instead of 10 of one
+        respaced to 100. The forward pass stays the purifier's own, and the noise of a long step is that of the short
+        ones which it replaces, weighted by what they leave of it and scaled to unit variance.
+
+    Raises ValueError if the two differ in t*: attack and defence must not mix up their steps.
+
+    >>> import jax.numpy as jnp, purimetry as pm
+    >>> ten, two = (pm.ddpm(pm.respaced(pm.linear(), 10 * t_star), t_star) for t_star in (10, 2))
+    >>> short = fewer_steps(pm.diffusion(lambda x_t, t: 0 * x_t, ten), two)
+    >>> short(jnp.full((8, 8, 1), 0.5), pm.configuration(seed=0, index=0)).shape
+    (8, 8, 1)
+    """
+    noise_predictor, own, step_key = parts(purifier)
+    ratio, left = len(own.t) // max(len(steps.t), 1), [float(np.prod(s.state)) for s in (own, steps)]
+    if ratio * len(steps.t) != len(own.t) or abs(left[0] / left[1] - 1) > 1e-4:  # float32 products
+        raise ValueError(
+            f"a surrogate needs a divisor of the purifier's {len(own.t)} steps that ends at the same noise, got "
+            f"{len(steps.t)} steps that scale by {1 / left[1]:.4f} instead of {1 / left[0]:.4f}; respace its schedule"
+        )
+    state, noise, t = (np.asarray(c, np.float64).reshape(-1, ratio) for c in (own.state, own.noise, own.t))
+    weights = noise * np.cumprod(state[:, ::-1], 1)[:, ::-1] / state
+    weights /= np.maximum(np.sqrt((weights**2).sum(1, keepdims=True)), np.finfo(np.float32).tiny)
+    short = jnp.asarray(t, jnp.int32), jnp.asarray(weights, jnp.float32)
+    return Partial(_purify_by, noise_predictor, own, steps, short, step_key)
+
+
+def _purify_by(noise_predictor, own, steps, short, step_key, x: Image, key: Key) -> Image:
+
+    @jax.checkpoint
+    def step(x, row):
+        c, t, weights = row
+        z = jax.vmap(lambda t: randomness.normal(step_key(key, randomness.REVERSE, t), x))(t)
+        z = jnp.tensordot(weights.astype(x.dtype), z, 1)
+        return c.state * x + c.prediction * noise_predictor(x, c.time) + c.noise * z, None
+
+    noisy = samplers.diffuse(own.astype(x.dtype), 2 * x - 1, key, step_key)
+    denoised, _ = jax.lax.scan(step, noisy, (steps.astype(x.dtype), *short))
+    return jnp.clip((denoised + 1) / 2, 0, 1)
 
 
 def is_diffusion(purifier: Purifier) -> bool:
