@@ -15,7 +15,8 @@ from .table import PAPERS
 
 SECTIONS = (
     "prediction", "diagnosis", "robust_accuracy", "rates", "rates_timesteps", "minimum_perturbation", "anchors",
-    "randomness", "randomness_evaluation", "manifold", "diffusion_steps", "gaussian_field", "exact_theory", "training",
+    "distances", "randomness", "randomness_evaluation", "manifold", "diffusion_steps", "gaussian_field",
+    "exact_theory", "training",
 )
 """Experiments by what the reader wants to know first; each has a module here with TITLE, CAPTION, draw and tables."""
 
