@@ -9,7 +9,7 @@ import pytest
 from jax.tree_util import Partial
 
 from purimetry.compression import batches, losses, randomness
-from purimetry.compression.attacks import l2, linf
+from purimetry.compression.attacks import iterative, l2, linf
 from purimetry.compression.attacks.apgd import apgd, apgd_targeted
 from purimetry.compression.attacks.ddn import ddn
 from purimetry.compression.attacks.fab import fab
@@ -221,6 +221,23 @@ def test_the_key_determines_the_attack_and_nothing_recompiles_it(attack):
     same = [start(jnp.asarray(IMAGES[0]), key, jnp.int32(0))[0] for key in KEYS[:2]]
     if (same[0] == same[1]).all():  # nothing is random: all starts of the table are random or clean
         np.testing.assert_array_equal(first.x, elsewhere.x)
+
+
+def test_without_gradients_square_breaks_what_rounding_hides():
+    """Behind rounded pixels all gradients vanish: PGD from the clean image stands still, random search does not."""
+    rounded, labels = lambda x, key: jnp.round(20 * x) / 20, predicted(curved, np.round(20 * IMAGES) / 20)
+    attack = lambda constructor: attack_images(constructor, curved, rounded, IMAGES, labels, KEYS, 0.15)
+    still = attack(partial(pgd, steps=4, start=linf.clean_start))
+    np.testing.assert_array_equal(still.x, IMAGES)
+    assert (still.broken_at < 0).all() and (attack(partial(square, queries=60)).broken_at > 0).mean() > 0.5
+
+
+def test_fresh_randomness_for_every_query_costs_as_much_and_judges_less():
+    asked = lambda x, key: Objective(x.sum() + jax.random.normal(key), x.mean() - jnp.ones(3))
+    attack = partial(square, queries=5, restarts=2)
+    for constructor in (attack, partial(iterative.redrawn, attack)):
+        result = constructor(0.1)(asked, jnp.asarray(IMAGES[0]), KEYS[0])
+        assert int(result.evaluations) == 1 + 2 * (5 + 1) + 1 and int(result.gradients) == 0
 
 
 def test_what_leaves_its_budget_is_put_back_and_judged_again():

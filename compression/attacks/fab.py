@@ -21,6 +21,13 @@ def fab(eps: Budget, *, steps: int = 100, targets: int = 9, norm: ModuleType = l
     mixes what it finds; from a misclassified iterate it first steps back towards the clean image. It does not know
     eps: it looks for the smallest perturbation, and succeeds where that is inside the budget. Given the largest
     budget and infinite confidence it measures minimum perturbations.
+
+    >>> import purimetry as pm
+    >>> loss = pm.defended(lambda x: x.reshape(-1), pm.identity, jnp.int32(0))
+    >>> x = jnp.array([0.75, 0.25]).reshape(1, 2, 1)
+    >>> found = fab(1.0, targets=1)(loss, x, jax.random.key(0)).x
+    >>> round(float(linf.length(found - x)), 2)
+    0.25
     """
 
     def move(x, point, gradient, objective, memory, k):
