@@ -1,7 +1,7 @@
 """Compression step by step in the trained diffusion model, on and off the data manifold: Fig. 4c, d, Eqs. 15-19.
 
 Command: purimetry run diffusion_steps
-Time: about a minute on 2 cores of an AMD EPYC.
+Time: half a minute on 2 cores of an AMD EPYC.
 Expect: much of what the paper says. On- and off-manifold rates never cross; a random perturbation's rate starts at the
 off-manifold one, is nearer to the on-manifold one from the sixth reverse step of DDPM (the ninth of DDIM), and ends at
 1.00; 0.75 of a perturbation on the manifold is left, and 0.24 off it. Not as it says: on the manifold a step takes 5 to
@@ -58,6 +58,11 @@ def neighbours(bench: Workbench) -> dict[str, int]:
     """What `manifold.local_pca` is told: the dimension, and three times as many neighbours."""
     m = dimension(int(np.prod(bench.dataset.shape)))
     return {"dimension": m, "neighbours": 3 * m}
+
+
+def together(bench: Workbench) -> int:
+    """Images in one compiled call: each has dozens of vectors of its size on their way through the network."""
+    return max(1, min(16, 4096 // int(np.prod(bench.dataset.shape))))
 
 
 def studied(bench: Workbench) -> list[Cell]:
@@ -199,14 +204,15 @@ def _perturbations(bench: Workbench) -> tuple[np.ndarray, np.ndarray, np.ndarray
     """Random ones at each image, [images, draws, h, w, c], in each of the SPACES."""
     draw = partial(_drawn, tuple(neighbours(bench).items()))
     known = jnp.asarray(bench.dataset.train_images[:LEARNED_FROM])
-    return over_images(draw, (known,), bench.images, bench.keys(), size=16, name="tangent spaces")
+    return over_images(draw, (known,), bench.images, bench.keys(), size=together(bench),
+                       name="tangent spaces")
 
 
 def _over(bench: Workbench, cell: Cell, perturbations: np.ndarray) -> StepRates:
     """Rates of the steps at the first images, one program for all kinds of perturbations."""
     rows = slice(len(perturbations))
     return over_images(step_rates, (bench.purifier(cell),), bench.images[rows], bench.keys()[rows], perturbations,
-                       size=16, name=f"rates of steps of {cell}")
+                       size=together(bench), name=f"rates of steps of {cell}")
 
 
 def _drawn(pca, known, x, key):

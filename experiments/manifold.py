@@ -1,7 +1,7 @@
 """Is what lies on the data manifold preserved, is what lies off it compressed, and where are adversarial directions?
 
 Command: purimetry run manifold
-Time: about 80 seconds on 2 cores of an AMD EPYC.
+Time: about a minute on 2 cores of an AMD EPYC.
 Expect: of a random perturbation 0.66 is left at t* = 1 and 0.35 at DDPM's t* = 15. The purifier is selective in every
 cell: off the manifold 0.62 falls to 0.24, on it 0.92 to 0.75, so what is left turns to the manifold (24 to 62 % of its
 squared norm, by chance 12.5 %). But only at t* = 1 is 0.9 of it preserved on the manifold. The adversarial direction
@@ -39,13 +39,13 @@ from ..compression.purifiers.identity import identity
 from ..compression.records import Arrays, Measurement
 from ..compression.schedules import Schedule
 from ..compression.types import Classifier, NoisePredictor, Purifier
-from .diffusion_steps import EXACT_DIMENSION, LEARNED_FROM, neighbours
+from .diffusion_steps import EXACT_DIMENSION, LEARNED_FROM, neighbours, together
 from .verdicts import verdict
 from .workbench import Cell, Workbench, each
 from .workers import Piece
 
-ANALYSED = 128
-"""Images whose Jacobian is analysed."""
+ANALYSED, PROBED = 128, 16
+"""Images whose Jacobian is analysed, where it is formed and where it is not, which is dear."""
 
 PROBES = 16
 """Random perturbations an image where the Jacobian is not formed."""
@@ -98,12 +98,11 @@ def analysis(bench: Workbench, cell: Cell) -> Arrays:
     """Per image: the Jacobian's spectrum, what is left of perturbations, and how directions lie to tangent spaces."""
 
     def compute():
-        few = np.arange(min(ANALYSED, len(bench.images)))
-        exact = np.prod(bench.dataset.shape) <= EXACT_DIMENSION
-        measure = partial(_whole if exact else _probed, Settings(**neighbours(bench), t=_small(bench)[0]))
+        few = np.arange(_images(bench))
+        measure = partial(_whole if _is_exact(bench) else _probed, Settings(**neighbours(bench), t=_small(bench)[0]))
         models = Models(bench.classifier, bench.denoiser, bench.purifier(cell), bench.schedule, _known(bench))
-        return over_images(measure, (models,), bench.images, bench.labels, bench.keys(), which=few, size=16,
-                           name=f"Jacobian of {cell}")
+        return over_images(measure, (models,), bench.images, bench.labels, bench.keys(), which=few,
+                           size=together(bench), name=f"Jacobian of {cell}")
 
     return bench.shard("manifold", str(cell), compute)
 
@@ -112,11 +111,11 @@ def tangents(bench: Workbench) -> Arrays:
     """Per image: cosines of principal angles between the data's tangent space and others, [images, dimension]."""
 
     def compute():
-        few = slice(min(ANALYSED, len(bench.images)))
+        few = slice(_images(bench))
         known = np.random.default_rng(0).permutation(_known(bench))
         first, second = known[: len(known) // 2], known[len(known) // 2 :]
-        over = lambda function, *shared: over_images(function, shared, bench.images[few], bench.keys()[few], size=16,
-                                                     name="tangent spaces")
+        over = lambda function, *shared: over_images(function, shared, bench.images[few], bench.keys()[few],
+                                                     size=together(bench), name="tangent spaces")
         settings = Settings(**neighbours(bench), t=0)
         found = {"halves": over(partial(_halves, settings), first, second),
                  "random": over(partial(_random, settings), known)}
@@ -150,14 +149,22 @@ def pieces(bench: Workbench) -> list[Piece]:
 
 def run(bench: Workbench) -> list[Measurement]:
     """Analyse every cell of the grid."""
-    if np.prod(bench.dataset.shape) > EXACT_DIMENSION:
+    if not _is_exact(bench):
         bench.lacking("manifold", [
             f"Whole Jacobians are formed up to d = {EXACT_DIMENSION}; these images have d = "
             f"{np.prod(bench.dataset.shape)}, so there are the largest singular values only, no effective ranks and no "
-            "spectrum of the symmetric part, and rates are estimated from random probes."
+            f"spectrum of the symmetric part, and rates are estimated from random probes on {PROBED} images."
         ])
     found = [m for cell in each("Jacobians", bench.cells) for m in _measure(bench, cell)]
     return bench.write("manifold", [*found, *_spaces(bench)])
+
+
+def _is_exact(bench: Workbench) -> bool:
+    return np.prod(bench.dataset.shape) <= EXACT_DIMENSION
+
+
+def _images(bench: Workbench) -> int:
+    return min(ANALYSED if _is_exact(bench) else PROBED, len(bench.images))
 
 
 def _chance(bench: Workbench) -> float:
