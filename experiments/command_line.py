@@ -22,6 +22,7 @@ EXPERIMENTS = {
     "randomness": "what varies in a purified image: its randomness against its input (Fig. 2, Tables S12, S13)",
     "randomness_evaluation": "robust accuracy with randomness fixed or not, transfer, EOT (App. C, Tables S2-S5)",
     "distances": "whether purification brings an image closer to its clean one (Fig. 1c, Tables 1, S7-S9)",
+    "examples": "clean, adversarial and purified images, ordered by compression rate (Figs. S7, S8)",
     "anchors": "whether minimum perturbations at anchors are distributed as at clean images (Fig. S1)",
     "distribution": "distances to the clean set in feature spaces, and whether they order purifiers (Fig. S5, S10, S11)",
     "rates_timesteps": "clean accuracy, rate and robust accuracy over the whole diffusion time (Fig. S6)",
