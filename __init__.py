@@ -21,8 +21,8 @@ _HOME = {
     "compression.checks": ("check_images", "check_labels", "check_budget", "check_classifier", "check_purifier"),
     "compression.data": ("Dataset", "digits"),
     "compression.distances": (
-        "cosine_distance", "frechet_distance", "frechet_distance_extrapolated", "jackknife_error", "l2_distance",
-        "linf_distance", "psnr", "ssim",
+        "cosine_distance", "frechet_distance", "frechet_distance_extrapolated", "jackknife", "jackknife_error",
+        "kernel_distance", "l2_distance", "linf_distance", "psnr", "ssim",
     ),
     "compression.ensembles": (
         "Pooled", "ensemble_classifier", "majority_vote", "mean_of_logits", "mean_of_softmax",

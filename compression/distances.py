@@ -1,6 +1,7 @@
 """Distances between images, and between sets of features of images (compression_paper Sec. 3, App. E.1, E.3)."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import dm_pix
 import jax.numpy as jnp
@@ -84,8 +85,7 @@ def frechet_distance(a, b) -> float:
     17.0
     """
     a, b = _features(a), _features(b)
-    if a.shape[1] != b.shape[1]:
-        raise ValueError(f"expected features of one dimension d, got {a.shape} and {b.shape}; use the same network")
+    _same_dimension(a, b)
     moved = a.mean(0) - b.mean(0)
     a, b = (np.linalg.qr((f - f.mean(0)) / np.sqrt(len(f) - 1), mode="r") for f in (a, b))
     return float(max(moved @ moved + (a**2).sum() + (b**2).sum() - 2 * np.linalg.norm(a @ b.T, "nuc"), 0.0))
@@ -107,8 +107,36 @@ def frechet_distance_extrapolated(a, b, subsets: int = 8, seed: int = 0) -> floa
     return float(np.polyfit(shrinkage, distances, 1)[1])
 
 
-def jackknife_error(statistic: Callable[..., float], *rows, groups: int | None = None) -> float:
-    """Standard error of a statistic of images by the delete-a-group jackknife (Quenouille 1956, Tukey 1958).
+def kernel_distance(a, b) -> float:
+    """Squared distance of two sets of features in the space of a cubic kernel (KID, Binkowski et al. 2018); unbiased.
+
+        mean k(a, a') + mean k(b, b') - 2 mean k(a, b),  k(x, y) = (x . y / d + 1)^3
+
+    a: [n, d] and b: [m, d], features of n, m >= 2 images. The means leave out an image with itself, and, in sets of
+    one length, with the same row of the other set, which may be the same image purified. So the estimate is right on
+    average for any n, also where n < d and the Fréchet distance is mostly bias; it may be negative. In float64.
+
+    >>> a = np.array([[0.0], [0.0]])
+    >>> kernel_distance(a, a + 1), kernel_distance(a, a)  # 1 + 2^3 - 2
+    (7.0, 0.0)
+    """
+    a, b = _features(a), _features(b)
+    _same_dimension(a, b)
+    kernel = lambda x, y: (x @ y.T / x.shape[1] + 1) ** 3
+    others = lambda k: (k.sum() - np.trace(k)) / (k.size - len(k)) if len(k) == len(k.T) else k.mean()
+    return float(others(kernel(a, a)) + others(kernel(b, b)) - 2 * others(kernel(a, b)))
+
+
+class Jackknife(NamedTuple):
+    """A statistic of images, its standard error, and how much of it is bias (of order 1/n, and none of a mean)."""
+
+    value: float
+    error: float
+    bias: float
+
+
+def jackknife(statistic: Callable[..., float], *rows, groups: int | None = None) -> Jackknife:
+    """The delete-a-group jackknife of a statistic of images (Quenouille 1956, Tukey 1958).
 
     rows: arrays with one row an image, n >= 2 each. The same rows are left out of all of them, so features of an
         image before and after purification stay together; for sets that are independent, take one at a time, with
@@ -119,8 +147,9 @@ def jackknife_error(statistic: Callable[..., float], *rows, groups: int | None =
     whose repeated images shrink the covariances' rank and add to the bias; it needs many more images than features,
     and a distance well above its bias, where it is not at its minimum.
 
-    >>> round(jackknife_error(np.mean, np.array([1.0, 2.0, 3.0, 4.0])), 4)
-    0.6455
+    >>> found = jackknife(np.var, np.array([1.0, 2.0, 3.0, 4.0]))
+    >>> found.value, round(found.value - found.bias, 6)  # that of ddof=1
+    (1.25, 1.666667)
     """
     lengths = {len(row) for row in rows}
     n = min(lengths, default=0)
@@ -128,15 +157,30 @@ def jackknife_error(statistic: Callable[..., float], *rows, groups: int | None =
     if len(lengths) != 1 or not 2 <= groups <= n:
         raise ValueError(f"expected arrays of one length n >= 2 and 2..n groups, got lengths {sorted(lengths)} and "
                          f"groups {groups}; take independent sets one at a time")
-    group = np.arange(n) % groups
-    values = np.array([statistic(*(np.asarray(row)[group != left_out] for row in rows)) for left_out in range(groups)])
-    return float(np.sqrt((groups - 1) * values.var()))
+    group, rows = np.arange(n) % groups, [np.asarray(row) for row in rows]
+    values = np.array([statistic(*(row[group != left_out] for row in rows)) for left_out in range(groups)])
+    value = float(statistic(*rows))
+    return Jackknife(value, float(np.sqrt((groups - 1) * values.var())), float((groups - 1) * (values.mean() - value)))
+
+
+def jackknife_error(statistic: Callable[..., float], *rows, groups: int | None = None) -> float:
+    """Standard error of a statistic of images by the `jackknife`.
+
+    >>> round(jackknife_error(np.mean, np.array([1.0, 2.0, 3.0, 4.0])), 4)
+    0.6455
+    """
+    return jackknife(statistic, *rows, groups=groups).error
 
 
 def _difference(x, y):
     if x.ndim != 3 or x.shape != y.shape:
         raise ValueError(f"expected two images [h, w, c] of one shape, got {x.shape} and {y.shape}; use vmap for many")
     return x - y
+
+
+def _same_dimension(a, b):
+    if a.shape[1] != b.shape[1]:
+        raise ValueError(f"expected features of one dimension d, got {a.shape} and {b.shape}; use the same network")
 
 
 def _features(features) -> np.ndarray:

@@ -44,10 +44,12 @@ class Hypothesis:
         effect an image. Images are resampled with all that belongs to them, so effects across purifiers (a rank
         correlation of columns) are judged for these purifiers and other images.
         """
-        effect = bootstrap(statistic, *samples, resamples=resamples, seed=seed)
+        return self.judged(bootstrap(statistic, *samples, resamples=resamples, seed=seed), len(samples[0]))
+
+    def judged(self, effect: Interval, n: int) -> "Verdict":
+        """What an effect of n images with its 95 % interval and standard error says, however they were computed."""
         if not np.isfinite(effect).all():
             raise ValueError(f"the effect of {self.name} must be finite, got {effect}; check what it is computed from")
-        n = len(samples[0])
         away = min(abs(effect.value - self.above), abs(effect.value - self.below))
         needed = math.floor(n * (Z95 * effect.se / away) ** 2) + 1.0 if away > 0 else math.inf
         return Verdict(self, effect, n, self._outcome(effect), needed)

@@ -118,10 +118,14 @@ class Sigmoid(NamedTuple):
     center: float
     width: float
 
+    def __call__(self, rate):
+        """The accuracy at one or many rates."""
+        return self.plateau / (1 + np.exp(np.clip((rate - self.center) / self.width, -50, 50)))
+
     @property
     def intercept(self) -> float:
         """The accuracy that the curve extrapolates to at complete compression."""
-        return self.plateau / (1 + np.exp(-self.center / self.width))
+        return float(self(0.0))
 
 
 def fit_sigmoid(rates: Float[np.ndarray, "cells"], accuracies: Float[np.ndarray, "cells"]) -> Sigmoid:
@@ -133,7 +137,7 @@ def fit_sigmoid(rates: Float[np.ndarray, "cells"], accuracies: Float[np.ndarray,
         raise ValueError(f"a sigmoid needs at least 4 cells, got {len(rates)} rates and {len(accuracies)} accuracies")
 
     def residuals(p):
-        return p[0] / (1 + np.exp(np.clip((rates - p[1]) / p[2], -50, 50))) - accuracies
+        return Sigmoid(*p)(rates) - accuracies
 
     start = [max(accuracies.max(), 1.0), float(np.median(rates)), 0.1]
     fit = least_squares(residuals, start, bounds=([0, -1, 1e-3], [100, 3, 3]))

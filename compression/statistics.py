@@ -57,13 +57,23 @@ def resampled(
 
     From one dear statistic (all cells' distances) several cheap ones follow, each with its `percentile_interval`.
     """
-    samples = [np.asarray(sample) for sample in samples]
-    lengths = {len(sample) for sample in samples}
-    if len(lengths) != 1 or min(lengths) < 2:
-        raise ValueError(f"a bootstrap needs samples of one length >= 2, got lengths {sorted(lengths)}")
-    (n,) = lengths
+    samples, n = _rows(samples, 2)
     rows = np.random.default_rng(seed).integers(0, n, (resamples, n))
     return np.array([statistic(*(sample[which] for sample in samples)) for which in rows], np.float64)
+
+
+def halved(
+    statistic: Callable[..., Any], *samples: np.ndarray, resamples: int = 1000, seed: int = 0
+) -> np.ndarray:
+    """The statistic of random halves of the rows, [resamples, ...]; their spread is that of the whole's statistic.
+
+    For statistics in which a row that is drawn twice means something else, such as distances of sets: no half holds a
+    row twice. The variance of a mean over a half is (1 - 1/2) / (n/2) = 1/n times that of a row, as in a bootstrap.
+    """
+    samples, n = _rows(samples, 4)
+    random = np.random.default_rng(seed)
+    halves = [random.permutation(n)[: n // 2] for _ in range(resamples)]
+    return np.array([statistic(*(sample[which] for sample in samples)) for which in halves], np.float64)
 
 
 def percentile_interval(value: float, values: np.ndarray) -> Interval:
@@ -208,3 +218,11 @@ def images_to_decide(values: np.ndarray, z: float = 1.959964) -> float:
         raise ValueError(f"a spread needs a vector of at least 2 values, got shape {values.shape}")
     mean, spread = abs(values.mean()), values.std(ddof=1)
     return math.floor((z * spread / mean) ** 2) + 1.0 if mean > 0 else math.inf
+
+
+def _rows(samples, least: int) -> tuple[list[np.ndarray], int]:
+    samples = [np.asarray(sample) for sample in samples]
+    lengths = {len(sample) for sample in samples}
+    if len(lengths) != 1 or min(lengths) < least:
+        raise ValueError(f"resampling needs samples of one length >= {least}, got lengths {sorted(lengths)}")
+    return samples, min(lengths)

@@ -10,7 +10,9 @@ import pytest
 from scipy.linalg import sqrtm
 
 from purimetry.compression import distances
-from purimetry.compression.distances import frechet_distance, frechet_distance_extrapolated, jackknife_error
+from purimetry.compression.distances import (
+    frechet_distance, frechet_distance_extrapolated, jackknife, jackknife_error, kernel_distance,
+)
 
 WINDOWS = {(8, 8, 1): 7, (9, 16, 3): 9, (16, 12, 2): 11}
 
@@ -128,6 +130,39 @@ def test_extrapolation_keeps_images_and_their_purified_versions_together():
     assert frechet_distance_extrapolated(a, a + [0.0, 3, 4]) == pytest.approx(25, rel=1e-9)
 
 
+def test_kernel_distance_is_that_of_the_cubic_features():
+    """Its square is |E phi(a) - E phi(b)|^2 with phi the monomials of (x, 1) up to degree 3; n is large."""
+    a, b = drawn(4000, 2), 0.7 * drawn(4000, 2, seed=1) + [0.5, -0.2]
+
+    def lifted(x):
+        one = np.concatenate([x / np.sqrt(2), np.ones((len(x), 1))], 1)
+        return np.einsum("ni,nj,nk->nijk", one, one, one).reshape(len(x), -1)
+
+    expected = ((lifted(a).mean(0) - lifted(b).mean(0)) ** 2).sum()
+    # What is left is the diagonal of the means, E k(x, x) / n of both sets: 16 / 4000.
+    assert kernel_distance(a, b) == pytest.approx(expected, abs=0.02)
+    assert kernel_distance(a[:50], b) == pytest.approx(kernel_distance(b, a[:50]), rel=1e-12)
+
+
+def test_kernel_distance_is_unbiased_where_there_are_fewer_images_than_features():
+    """Over 300 pairs of 10 images of 20 features: 0 for one distribution, the same as of many images for two."""
+    error = lambda values: np.std(values, ddof=1) / np.sqrt(len(values))
+    pairs = [(drawn(10, 20, seed=seed), drawn(10, 20, seed=1000 + seed)) for seed in range(300)]
+    same, other = [kernel_distance(a, b) for a, b in pairs], [kernel_distance(a, 1.5 * b) for a, b in pairs]
+    assert abs(np.mean(same)) < 4 * error(same)
+    many = kernel_distance(drawn(3000, 20, seed=1), 1.5 * drawn(3000, 20, seed=2))
+    assert abs(np.mean(other) - many) < 4 * error(other) + 0.02  # 3000 images know the distance to 0.005
+    paired = [kernel_distance(a, 1.5 * a) for a, _ in pairs]
+    assert abs(np.mean(paired) - many) < 4 * error(paired) + 0.02
+
+
+def test_jackknife_removes_a_bias_of_order_one_over_n():
+    values = drawn(30)
+    found = jackknife(np.var, values)
+    assert found.value - found.bias == pytest.approx(np.var(values, ddof=1), rel=1e-12)
+    assert jackknife(np.mean, values).bias == pytest.approx(0, abs=1e-12)
+
+
 def test_jackknife_error_of_a_mean_is_its_standard_error():
     values = drawn(40)
     assert jackknife_error(np.mean, values) == pytest.approx(values.std(ddof=1) / np.sqrt(40), rel=1e-12)
@@ -154,7 +189,7 @@ def test_jackknife_error_of_the_frechet_distance_is_its_spread_over_repetitions(
     (np.ones((9, 3)), np.array([[1.0, 2, 3], [np.nan, 0, 0]]), "those of image 1 are not"),
 ])
 def test_features_that_cannot_be_compared_are_refused(a, b, message):
-    for function in (frechet_distance, frechet_distance_extrapolated):
+    for function in (frechet_distance, frechet_distance_extrapolated, kernel_distance):
         with pytest.raises(ValueError, match=message):
             function(a, b)
 

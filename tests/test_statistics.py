@@ -29,6 +29,13 @@ def test_bootstrap_error_of_a_mean_is_that_of_the_formula():
     assert statistics.bootstrap(np.mean, values) == statistics.bootstrap(np.mean, values)
 
 
+def test_halves_spread_as_the_whole_and_repeat_no_row():
+    values = RANDOM.normal(size=100)
+    found = statistics.halved(np.mean, values, resamples=4000)
+    assert found.std() == pytest.approx(values.std(ddof=1) / 10, rel=0.05)  # 4000 know a deviation to 1.1 %
+    assert (statistics.halved(lambda rows: len(np.unique(rows)), np.arange(9.0), resamples=20) == 4).all()
+
+
 def test_bootstrap_intervals_cover():
     """Of 300 intervals, 95 % contain the truth, give or take 4 sqrt(0.95 0.05 / 300) and 2 % for n = 40."""
     found = [statistics.bootstrap(np.mean, RANDOM.normal(size=40), resamples=200) for _ in range(300)]
@@ -146,6 +153,7 @@ def test_that_many_images_decide():
 @pytest.mark.parametrize("call, message", [
     (lambda: statistics.bootstrap(np.mean, np.zeros(1)), "one length >= 2"),
     (lambda: statistics.bootstrap(statistics.spearman, np.zeros(3), np.zeros(4)), r"lengths \[3, 4\]"),
+    (lambda: statistics.halved(np.mean, np.ones(3)), "one length >= 4"),
     (lambda: statistics.images_to_decide(np.ones(1)), "at least 2 values"),
     (lambda: statistics.clearest_rise(np.ones((1, 9))), r"at least 2 of each, got shape \(1, 9\)"),
     (lambda: statistics.log_rank(np.ones(2), np.ones(3, bool), np.ones(2), np.ones(2, bool)), "one length >= 1"),
