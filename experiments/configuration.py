@@ -19,6 +19,12 @@ class Training:
     """Optimiser steps of the classifier, 128 images each."""
     denoiser_steps: int = 4000
     """Optimiser steps of the denoiser, 128 images each."""
+    robust_steps: int = 1500
+    """Optimiser steps of the adversarially trained classifier, 128 images each."""
+    robust_eps: float = 0.15
+    """Budget of its adversaries, l_inf in pixel units."""
+    robust_beta: float = 6.0
+    """Weight of robustness against clean accuracy in its loss (TRADES)."""
     classifier_channels: tuple[int, ...] = (16, 32)
     """Width of each level of the classifier."""
     denoiser_channels: tuple[int, ...] = (16, 32)
@@ -87,5 +93,5 @@ def quick(configuration: Configuration) -> Configuration:
     return replace(
         configuration, images=min(configuration.images, 32), samplers=("ddpm", "ddim"), t_stars=(2, 5), eps=(0.1,),
         seeds=configuration.seeds[:2], draws=8, bootstrap=200,
-        training=replace(configuration.training, classifier_steps=500, denoiser_steps=1000),
+        training=replace(configuration.training, classifier_steps=500, denoiser_steps=1000, robust_steps=500),
     )

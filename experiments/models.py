@@ -12,7 +12,7 @@ from ..compression.data import Dataset
 from ..compression.networks import convnet, unet
 from ..compression.networks.pure import Network, pure
 from ..compression.records import RecordError
-from ..compression.training import losses, loop
+from ..compression.training import losses, loop, robust
 from ..compression.weights import fingerprint, load_tree, save_tree
 from .configuration import Training, default_cache
 from .progress import bar
@@ -32,13 +32,28 @@ def trained(
 def classifier(training: Training, dataset: Dataset, cache: Path) -> tuple[Network, str]:
     """The trained classifier and its weights' SHA-256."""
 
+    recipe = loop.Recipe(steps=training.classifier_steps)
+    build, determinants = _convnet(training, dataset)
+    return _trained("classifier", build, determinants, losses.classification, recipe, training.seed, dataset, cache)
+
+
+def robust_classifier(training: Training, dataset: Dataset, cache: Path) -> tuple[Network, str]:
+    """The same network trained by TRADES against `training.robust_eps`, and its weights' SHA-256."""
+    recipe = loop.Recipe(steps=training.robust_steps)
+    build, determinants = _convnet(training, dataset)
+    determinants += ("trades", robust.VERSION, training.robust_eps, training.robust_beta)
+    loss = robust.trades(training.robust_eps, beta=training.robust_beta)
+    return _trained("robust-classifier", build, determinants, loss, recipe, training.seed, dataset, cache)
+
+
+def _convnet(training: Training, dataset: Dataset):
+    """How the classifier is built, and what determines its architecture."""
+
     def build() -> nnx.Module:
         rngs = nnx.Rngs(training.seed)
         return convnet.ConvNet(dataset.shape, dataset.classes, training.classifier_channels, rngs=rngs)
 
-    recipe = loop.Recipe(steps=training.classifier_steps)
-    determinants = ("convnet", convnet.VERSION, training.classifier_channels, dataset.classes)
-    return _trained("classifier", build, determinants, losses.classification, recipe, training.seed, dataset, cache)
+    return build, ("convnet", convnet.VERSION, training.classifier_channels, dataset.classes)
 
 
 def denoiser(training: Training, dataset: Dataset, cache: Path) -> tuple[Network, str]:

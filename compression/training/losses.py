@@ -34,11 +34,15 @@ def noise_prediction(schedule: Schedule) -> ImageLoss:
     return loss
 
 
-def classification(classifier: Classifier, x: Image, label: Label, key: Key) -> Scalar:
-    """Cross-entropy on an image shifted by up to one pixel and dequantised by a little noise."""
+def shifted(x: Image, key: Key) -> Image:
+    """An image shifted by up to one pixel and dequantised by a little noise."""
     key_shift, key_noise = jax.random.split(key)
     rows, columns = jax.random.randint(key_shift, (2,), 0, 3)
     padded = jnp.pad(x, ((1, 1), (1, 1), (0, 0)))
-    shifted = jax.lax.dynamic_slice(padded, (rows, columns, 0), x.shape)
-    noisy = jnp.clip(shifted + 0.02 * jax.random.normal(key_noise, x.shape), 0, 1)
-    return optax.softmax_cross_entropy_with_integer_labels(classifier(noisy), label)
+    moved = jax.lax.dynamic_slice(padded, (rows, columns, 0), x.shape)
+    return jnp.clip(moved + 0.02 * jax.random.normal(key_noise, x.shape), 0, 1)
+
+
+def classification(classifier: Classifier, x: Image, label: Label, key: Key) -> Scalar:
+    """Cross-entropy on a shifted image."""
+    return optax.softmax_cross_entropy_with_integer_labels(classifier(shifted(x, key)), label)
