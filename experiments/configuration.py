@@ -35,7 +35,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Configuration:
-    """One run: data, grid, budgets and effort. Everything but `out`, `cache` and `workers` determines the records."""
+    """One run: data, grid, budgets and effort. All but folders, workers and files of weights determines the records."""
 
     out: Path = Path("out")
     """Folder of records, figures and the report; belongs to one configuration."""
@@ -71,6 +71,10 @@ class Configuration:
     """Limit of the search for minimum perturbations, in pixel units."""
     bootstrap: int = 1000
     """Resamplings of the images for intervals."""
+    inception: Path | None = None
+    """Weights of the FID's Inception (pytorch-fid's pt_inception-2015-12-05-6726825d.pth, or .safetensors)."""
+    clip: Path | None = None
+    """Weights of CLIP (model.safetensors of openai/clip-vit-base-patch32)."""
     training: Training = field(default_factory=Training)
 
     def __post_init__(self):
@@ -81,11 +85,14 @@ class Configuration:
         for name in ("samplers", "t_stars", "eps", "seeds", "eps_factors"):
             if not getattr(self, name):
                 raise ValueError(f"--{name.replace('_', '-')} is empty; name at least one")
+        for name in ("inception", "clip"):
+            if (path := getattr(self, name)) is not None and not path.is_file():
+                raise ValueError(f"--{name} {path}: there is no such file; download the weights, or leave it out")
 
     def determinants(self) -> dict:
         """What determines the records, as JSON-like values."""
         values = asdict(self)
-        return {name: values[name] for name in values if name not in ("out", "cache", "workers")}
+        return {name: values[name] for name in values if name not in ("out", "cache", "workers", "inception", "clip")}
 
 
 def quick(configuration: Configuration) -> Configuration:

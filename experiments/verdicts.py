@@ -24,8 +24,11 @@ def interval(
 def verdict(
     bench: Workbench, experiment: str, quantity: str, found: Verdict, unit: str, at: dict
 ) -> Iterator[Measurement]:
-    """An effect with its interval, what it says of the hypothesis, and how many images would decide (if any do)."""
+    """An effect with its interval, the claim's finite bounds, its outcome, and how many images would decide if any."""
     yield from interval(bench, experiment, quantity, found.effect, found.n, unit, at)
+    for bound in ("above", "below"):
+        if np.isfinite(value := getattr(found.hypothesis, bound)):
+            yield bench.measurement(experiment, f"{quantity}_{bound}", value, None, found.n, unit, at)
     yield bench.measurement(experiment, f"{quantity}_outcome", OUTCOMES[found.outcome], None, found.n,
                             ", ".join(f"{value} {name}" for name, value in OUTCOMES.items()), at)
     if np.isfinite(found.needed):

@@ -47,7 +47,7 @@ def draw(folder: Path) -> Figure:
     _survival(lower[0], samplers, t_star, shards, clean, limit)
     relative = 100 / get(records, "median", sampler="none").value
     _over_time(lower[1], records, "median_shift", relative)
-    tolerance = relative * get(records, "tolerance").value
+    tolerance = relative * get(records, "median_shift_below").value
     lower[1].axhspan(-tolerance, tolerance, color=style.GREY, alpha=0.15, linewidth=0)
     lower[1].axhline(0, color=style.BLACK, linewidth=0.7)
     lower[1].set_ylabel("shift of median (% of clean)")
@@ -123,7 +123,7 @@ def tables(run: dict[str, list[Measurement]]) -> list[Table]:
 
     found = select(records, "median_shift")
     alike = sum(m.value == 1 for m in select(records, "median_shift_outcome"))
-    tolerance = 100 * get(records, "tolerance").value / clean.value
+    tolerance = 100 * get(records, "median_shift_below").value / clean.value
     note = (
         f"Median at clean images {clean.value:.4f} pixel. {errors_over(found)} Brackets: 95 % bootstrap intervals. "
         f"Holm: p-values adjusted for {len(found)} cells; below {LEVEL:g} the distributions differ. Alike: the "

@@ -15,7 +15,7 @@ from .table import PAPERS
 
 SECTIONS = (
     "prediction", "diagnosis", "robust_accuracy", "rates", "rates_timesteps", "minimum_perturbation", "anchors",
-    "distances", "randomness", "randomness_evaluation", "manifold", "diffusion_steps", "gaussian_field",
+    "distances", "distribution", "randomness", "randomness_evaluation", "manifold", "diffusion_steps", "gaussian_field",
     "exact_theory", "examples", "training",
 )
 """Experiments by what the reader wants to know first; each has a module here with TITLE, CAPTION, draw and tables."""
