@@ -46,13 +46,14 @@ def _grid(part: SubFigure, found: Arrays) -> None:
         for row, axis in enumerate(axes[:, column]):
             answer, pixels = found["answer"][image, row], found["image"][image, row]
             axis.imshow(pixels[..., 0] if pixels.shape[-1] == 1 else pixels, cmap="gray", vmin=0, vmax=1)
-            rate = f"rate {found['rate'][image]:.2f}\n" if row == 0 else ""
             right = {"color": style.BLACK, "weight": "normal"}
             looks = right if answer == found["label"][image] else {"color": style.VERMILION, "weight": "bold"}
-            axis.set_title(f"{rate}{answer}", **looks, fontsize=7, loc="center", pad=2)
+            axis.set_title(f"{answer}", **looks, fontsize=7, loc="center", pad=2)
             axis.set(xticks=[], yticks=[])
             axis.grid(False)
             axis.spines[:].set_visible(False)
+        axes[0, column].annotate(f"rate {found['rate'][image]:.2f}", (0.5, 1), (0, 11), xycoords="axes fraction",
+                                 textcoords="offset points", ha="center", fontsize=7)
     for axis, words in zip(axes[:, 0], ROWS, strict=True):
         axis.set_ylabel(words, rotation=0, ha="right", va="center")
 
