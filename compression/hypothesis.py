@@ -9,9 +9,6 @@ import numpy as np
 
 from .statistics import Interval, bootstrap
 
-Z95 = 1.959964
-"""Standard errors on either side of a 95 % interval."""
-
 
 @dataclass(frozen=True)
 class Hypothesis:
@@ -50,9 +47,7 @@ class Hypothesis:
         """What an effect of n images with its 95 % interval and standard error says, however they were computed."""
         if not np.isfinite(effect).all():
             raise ValueError(f"the effect of {self.name} must be finite, got {effect}; check what it is computed from")
-        away = min(abs(effect.value - self.above), abs(effect.value - self.below))
-        needed = math.floor(n * (Z95 * effect.se / away) ** 2) + 1.0 if away > 0 else math.inf
-        return Verdict(self, effect, n, self._outcome(effect), needed)
+        return Verdict(self, effect, n, self._outcome(effect), self._needed(effect, n))
 
     def _outcome(self, effect: Interval) -> str:
         if self.above < effect.low and effect.high < self.below:
@@ -62,12 +57,25 @@ class Hypothesis:
         return "undecided"
 
 
+    def _needed(self, effect: Interval, n: int) -> float:
+        value, low, high, _ = effect
+        if value <= self.above:
+            to_clear = [(high - value, self.above - value)]
+        elif value >= self.below:
+            to_clear = [(value - low, value - self.below)]
+        else:
+            to_clear = [(value - low, value - self.above), (high - value, self.below - value)]
+        if any(away == 0 for _, away in to_clear):
+            return math.inf
+        return math.floor(n * max(half / away for half, away in to_clear) ** 2) + 1.0
+
+
 class Verdict(NamedTuple):
     """What n images say of a hypothesis.
 
     effect: with its 95 % interval and standard error. outcome: "supported", "contradicted" or "undecided".
-    needed: how many images it takes until the 95 % half-width is below the effect's distance from the nearest bound;
-        an estimate itself, and infinite where the effect is on the bound.
+    needed: how many images it takes until the 95 % interval, which shrinks with the root of n, is on one side of the
+        bounds; an estimate itself, and infinite where the effect is on a bound.
     """
 
     hypothesis: Hypothesis

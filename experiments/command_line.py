@@ -25,6 +25,7 @@ EXPERIMENTS = {
     "examples": "clean, adversarial and purified images, ordered by compression rate (Figs. S7, S8)",
     "anchors": "whether minimum perturbations at anchors are distributed as at clean images (Fig. S1)",
     "distribution": "distances to the clean set in feature spaces, and whether they order purifiers (Fig. S5, S10, S11)",
+    "hypotheses": "the paper's claims with a verdict each: attraction, alignment, the rate's law, the classifier alone",
     "rates_timesteps": "clean accuracy, rate and robust accuracy over the whole diffusion time (Fig. S6)",
     "gaussian_field": "compression in a Gaussian's score field, exactly and to first order (Fig. 4a, b, Table S1)",
     "diffusion_steps": "compression of each step of the diffusion model, on and off the manifold (Fig. 4c, d)",
