@@ -103,6 +103,8 @@ def ensemble(
 
     images, labels, eps: as in `attack_images`. keys: [n], the xi under which every input is judged.
     version: `standard_attacks`, `rand_attacks`, or your own; `partial(standard_attacks, queries=1000)` changes one.
+    size: images in one compiled call. The last call is padded to it, so that no result depends on which images are
+        left; where few are and the model is large, a smaller size is faster.
     on_segment: told the attack's name, its fraction done and the number of images that it still attacks.
 
     Whatever an attack returns is inside the budget, and is judged again by the defence itself at the image's key.
