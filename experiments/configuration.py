@@ -96,9 +96,9 @@ class Configuration:
 
 
 def quick(configuration: Configuration) -> Configuration:
-    """A tour of about three minutes: fewer images, cells and training steps. Its numbers are only indicative."""
+    """A tour of about two minutes: fewer images, cells and training steps. Its numbers are only indicative."""
     return replace(
         configuration, images=min(configuration.images, 32), samplers=("ddpm", "ddim"), t_stars=(2, 5), eps=(0.1,),
-        seeds=configuration.seeds[:2], draws=8, bootstrap=200,
+        seeds=configuration.seeds[:2], draws=8, attack_steps=8, bootstrap=200,
         training=replace(configuration.training, classifier_steps=500, denoiser_steps=1000, robust_steps=500),
     )
