@@ -159,8 +159,8 @@ def ordered(bench: Workbench, eps: float, space: Space) -> Arrays:
 
 
 def pieces(bench: Workbench) -> list[Piece]:
-    """Each cell of the grid."""
-    return bench.pieces(bench.cells, _measure)
+    """Each cell of the grid: its images, their features, and what is compared with them."""
+    return bench.pieces(bench.cells, _needed)
 
 
 def run(bench: Workbench) -> list[Measurement]:
@@ -169,6 +169,13 @@ def run(bench: Workbench) -> list[Measurement]:
     cells = [m for cell in each("distribution", bench.cells) for m in _measure(bench, cell)]
     settings = [(eps, space) for eps in bench.configuration.eps for space in spaces(bench)]
     return bench.write("distribution", [*cells, *(m for eps, space in settings for m in _ranks(bench, eps, space))])
+
+
+def _needed(bench: Workbench, cell: Cell) -> Iterator[Arrays]:
+    for eps in bench.configuration.eps:
+        yield from (moved_features(bench, cell, eps, space) for space in spaces(bench))
+        yield rates(bench, cell, eps, bench.configuration.seeds[0])
+        yield from (attacked(bench, cell, eps, attack) for attack in ATTACKS)
 
 
 def _measure(bench: Workbench, cell: Cell) -> Iterator[Measurement]:
