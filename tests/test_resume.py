@@ -17,11 +17,11 @@ TINY = (
 
 def start(folder: Path, cache: Path, workers: int = 1) -> subprocess.Popen:
     """A run in a process group of its own, that hears an interrupt even where the tests run in the background."""
-    script = "import sys; from purimetry.experiments.command_line import main; sys.exit(main())"
+    script = ("import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+              "from purimetry.experiments.command_line import main; sys.exit(main())")
     options = ["--out", str(folder), "--cache", str(cache), "--workers", str(workers)]
     return subprocess.Popen([sys.executable, "-c", script, *TINY, *options], stdout=subprocess.PIPE,
-                            stderr=subprocess.STDOUT, text=True, start_new_session=True,
-                            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+                            stderr=subprocess.STDOUT, text=True, start_new_session=True)
 
 
 def wait_for(process: subprocess.Popen, condition) -> None:
