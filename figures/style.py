@@ -9,6 +9,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, FigureBase
 from matplotlib.lines import Line2D
+from matplotlib.transforms import Bbox
 
 from ..compression.records import write_atomic
 
@@ -97,8 +98,17 @@ def encode(figure: Figure, format: str) -> bytes:
     """The figure as "png" (200 dpi) or "svg", without date or software in it."""
     metadata = {"Date": None} if format == "svg" else {"Software": None}
     with applied(), BytesIO() as buffer:
+        _arrange(figure)
         figure.savefig(buffer, format=format, dpi=200, metadata=metadata)
         return buffer.getvalue()
+
+
+def _arrange(figure: Figure) -> None:
+    """Settle the margins once, rounded: the last bits of the layout's solver follow addresses in memory."""
+    figure.get_layout_engine().execute(figure)
+    figure.set_layout_engine("none")
+    for axis in figure.axes:
+        axis.set_position(Bbox(axis.get_position(original=True).get_points().round(6)))
 
 
 def save(figure: Figure, folder: Path, name: str) -> None:
