@@ -43,6 +43,7 @@ _HOME = {
     ),
     "compression.networks.convnet": ("ConvNet",),
     "compression.networks.pure": ("Network", "pure"),
+    "compression.networks.resnet": ("resnet18", "resnet20", "resnet50", "resnet56"),
     "compression.networks.unet": ("UNet",),
     "compression.prediction": ("extrapolated_margin", "first_order_margin", "short_attack"),
     "compression.preflight": ("preflight",),
@@ -63,6 +64,7 @@ _HOME = {
     "compression.survival": ("fit_zero_inflated_gaussian", "kaplan_meier", "minimum_perturbations"),
     "compression.trajectories": ("distances_along", "trajectory"),
     "compression.variance": ("mean_over_pairs", "stochasticity"),
+    "compression.weights": ("load_published",),
     "experiments.models": ("trained",),
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names}

@@ -8,7 +8,9 @@ import pytest
 from flax import nnx
 
 from purimetry.compression.networks.convnet import ConvNet
-from purimetry.compression.networks.convolution import Convolution, convolve, depth_to_space, space_to_depth
+from purimetry.compression.networks.convolution import (
+    Convolution, convolve, convolve_strided, depth_to_space, space_to_depth, upsample,
+)
 from purimetry.compression.networks.normalisation import GroupNorm
 from purimetry.compression.networks.pure import pure
 from purimetry.compression.networks.unet import UNet, sinusoidal
@@ -77,6 +79,22 @@ def test_second_order_equals_laxs():
     same(lambda f: lambda *p: jax.jvp(gradient(f), p, (DX, DKERNEL)), X, KERNEL)  # forward over reverse
     pairing = lambda f: lambda *p: sum((g * d).sum() for g, d in zip(gradient(f)(*p), (DX, DKERNEL), strict=True))
     same(lambda f: jax.grad(pairing(f), (0, 1)), X, KERNEL)  # reverse over reverse
+
+
+@pytest.mark.parametrize("sides, size, padding", [((6, 5), 3, (1, 1)), ((6, 4), 3, (0, 1)), ((7, 8), 7, (3, 3))])
+def test_strided_convolution_equals_laxs(sides, size, padding):
+    x, dx = jax.random.normal(KEYS[0], (2, *sides, 2))
+    kernel = jax.random.normal(KEYS[1], (size, size, 2, 3))
+    strided = lambda x: jax.lax.conv_general_dilated(
+        x[None], kernel, (2, 2), (padding, padding), dimension_numbers=("NHWC", "HWIO", "NHWC"))[0]
+    product = lambda x: convolve_strided(x, kernel, padding)
+    theirs, ours = jax.jit(lambda *p: [jax.jvp(f, p[:1], p[1:]) for f in (strided, product)])(x, dx)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=5e-5)  # float32 sums of up to 98 products
+
+
+def test_upsampling_repeats_each_pixel():
+    np.testing.assert_array_equal(upsample(X)[1::2, ::2], X)
+    np.testing.assert_array_equal(upsample(X), jnp.kron(X, jnp.ones((2, 2, 1))))
 
 
 @pytest.mark.parametrize("platform", ["cpu", "cuda", "rocm", "tpu"])

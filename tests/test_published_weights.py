@@ -14,7 +14,7 @@ from flax import nnx
 from safetensors.numpy import save_file
 
 from purimetry.compression import features, weights
-from purimetry.compression.networks import clip_image, inception, preprocessing
+from purimetry.compression.networks import clip_image, inception, preprocessing, resnet
 from purimetry.compression.networks.from_torch import from_torch
 from purimetry.compression.records import RecordError
 
@@ -69,7 +69,11 @@ def test_importer_counts_differences_beyond_the_first():
     (partial(clip_image.ClipImage, 224, 32, 768, 3072, 12, 512), 87_849_216),
     (partial(clip_image.ClipImage, 224, 16, 768, 3072, 12, 512), 86_192_640),
     (partial(clip_image.ClipImage, 224, 14, 1024, 4096, 24, 768), 303_966_208),
-], ids=["Inception-v3", "ViT-B/32", "ViT-B/16", "ViT-L/14"])
+    (resnet.cifar_resnet(20), 269_722),  # akamaster/pytorch_resnet_cifar10 states 0.27 M and 0.85 M
+    (resnet.cifar_resnet(56), 853_018),
+    (resnet.cifar_resnet18(), 11_173_962),
+    (resnet.imagenet_resnet50(), 25_557_032),  # torchvision's
+], ids=["Inception-v3", "ViT-B/32", "ViT-B/16", "ViT-L/14", "ResNet-20", "ResNet-56", "ResNet-18", "ResNet-50"])
 def test_networks_have_the_published_number_of_parameters(build, parameters):
     module = nnx.eval_shape(lambda: build(rngs=nnx.Rngs(0)))
     assert sum(leaf.size for leaf in jax.tree.leaves(nnx.state(module, nnx.Param))) == parameters
@@ -84,6 +88,12 @@ def test_inception_gives_the_dimensions_asked_for_at_any_size(dims, shape):
 def test_inception_refuses_other_dimensions():
     with pytest.raises(ValueError, match="features of 64, 192, 768, 2048 dimensions, not 512"):
         inception.Inception(512, rngs=nnx.Rngs(0))
+
+
+@pytest.mark.parametrize("depth", [2, 18, 51])
+def test_cifar_resnets_have_depths_of_their_own(depth):
+    with pytest.raises(ValueError, match=rf"6n \+ 2 layers: 20, 32, 44, 56, 110; got {depth}"):
+        resnet.cifar_resnet(depth)
 
 
 @pytest.mark.parametrize("shape", [(8, 8, 2), (8, 8)])

@@ -38,16 +38,80 @@ def convolve(
     return y.reshape(x.shape[:-1] + kernel.shape[-1:])
 
 
-class Convolution(nnx.Module):
-    """3x3 convolution with bias on one image [h, w, c_in]."""
+def convolve_strided(
+    x: Float[Array, "height width c_in"], kernel: Float[Array, "size size c_in c_out"], padding: tuple[int, int]
+) -> Float[Array, "half_height half_width c_out"]:
+    """Convolution of stride 2, channels last, as one product of every second patch with the kernel.
 
-    def __init__(self, c_in: int, c_out: int, *, rngs: nnx.Rngs, scale: float = 1.0):
-        bound = scale / (9 * c_in) ** 0.5
-        self.kernel = nnx.Param(jax.random.uniform(rngs.params(), (3, 3, c_in, c_out), minval=-bound, maxval=bound))
-        self.bias = nnx.Param(jnp.zeros(c_out))
+    Measured as above, but on one thread (64 images of 32x32x16 to 16x16x32, with its gradient): this 2.6 ms, every
+    second pixel of `convolve` 6.0 ms, `lax`'s strided convolution 28 ms.
+
+    padding: rows and columns of zeros before and after the image.
+
+    >>> import jax.numpy as jnp
+    >>> convolve_strided(jnp.ones((4, 4, 1)), jnp.ones((3, 3, 1, 1)), (1, 1))[:, :, 0].tolist()
+    [[4.0, 6.0], [6.0, 9.0]]
+    """
+    size = len(kernel)
+    x = jnp.pad(x, (padding, padding, (0, 0)))
+    height, width = ((side - size) // 2 + 1 for side in x.shape[:2])
+    taps = [x[i : i + 2 * height : 2, j : j + 2 * width : 2] for i in range(size) for j in range(size)]
+    return jnp.concatenate(taps, -1) @ kernel.reshape(-1, kernel.shape[-1])
+
+
+class Convolution(nnx.Module):
+    """3x3 convolution on one image [h, w, c_in]."""
+
+    def __init__(self, c_in: int, c_out: int, *, use_bias: bool = True, rngs: nnx.Rngs, scale: float = 1.0):
+        self.kernel = _kernel(3, c_in, c_out, rngs, scale)
+        self.bias = nnx.Param(jnp.zeros(c_out)) if use_bias else None
 
     def __call__(self, x):
-        return convolve(x, self.kernel[...]) + self.bias[...]
+        return _shifted(convolve(x, self.kernel[...]), self.bias)
+
+
+class StridedConvolution(nnx.Module):
+    """Convolution of stride 2 on one image [h, w, c_in]; its padding is that of `convolve_strided`."""
+
+    def __init__(
+        self, c_in: int, c_out: int, size: int = 3, padding: tuple[int, int] = (1, 1), *, use_bias: bool = True,
+        rngs: nnx.Rngs,
+    ):
+        self.padding = padding
+        self.kernel = _kernel(size, c_in, c_out, rngs)
+        self.bias = nnx.Param(jnp.zeros(c_out)) if use_bias else None
+
+    def __call__(self, x):
+        return _shifted(convolve_strided(x, self.kernel[...], self.padding), self.bias)
+
+
+class Pointwise(nnx.Module):
+    """1x1 convolution: a dense layer at every (every second, ...) place; its kernel has the axes of a convolution."""
+
+    def __init__(
+        self, c_in: int, c_out: int, stride: int = 1, *, axes: int = 2, use_bias: bool = True, rngs: nnx.Rngs
+    ):
+        self.stride, self.axes = stride, axes
+        self.kernel = nnx.Param(_kernel(1, c_in, c_out, rngs)[...].reshape((1,) * axes + (c_in, c_out)))
+        self.bias = nnx.Param(jnp.zeros(c_out)) if use_bias else None
+
+    def __call__(self, x):
+        x = x[(slice(None, None, self.stride),) * self.axes]
+        return _shifted(x @ self.kernel[...].reshape(self.kernel.shape[-2:]), self.bias)
+
+
+def _kernel(size: int, c_in: int, c_out: int, rngs: nnx.Rngs, scale: float = 1.0) -> nnx.Param:
+    bound = scale / (size**2 * c_in) ** 0.5
+    return nnx.Param(jax.random.uniform(rngs.params(), (size, size, c_in, c_out), minval=-bound, maxval=bound))
+
+
+def _shifted(x, bias: nnx.Param | None):
+    return x if bias is None else x + bias[...]
+
+
+def upsample(x: Float[Array, "height width channel"]) -> Float[Array, "2*height 2*width channel"]:
+    """Each pixel becomes a block of 2x2."""
+    return x.repeat(2, 0).repeat(2, 1)
 
 
 def space_to_depth(x: Float[Array, "height width channel"]) -> Float[Array, "height/2 width/2 4*channel"]:

@@ -1,0 +1,155 @@
+"""Published architectures against PyTorch's definitions, with the same random weights and statistics."""
+
+import os
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from purimetry.compression.networks import resnet
+from purimetry.compression.networks.from_torch import from_torch
+from purimetry.compression.weights import load_published
+
+pytestmark = [pytest.mark.peer, pytest.mark.usefixtures("one_torch_thread")]
+torch = pytest.importorskip("torch")
+nn, F = torch.nn, torch.nn.functional
+
+DEEP = 1e-5  # of the largest output: float32 through up to 20 layers of sums of up to 10^3 products
+
+
+def arrays_of(network):
+    return {name: tensor.numpy() for name, tensor in network.state_dict().items()}
+
+
+def randomised(network):
+    """No weight that is 0 or 1 at the start stays so, or what it multiplies would not be compared."""
+    torch.manual_seed(0)
+    for name, array in network.state_dict().items():
+        if array.ndim < 2 and array.is_floating_point():
+            spread = (0.5, 1.5) if name.endswith(("weight", "running_var")) else (-0.3, 0.3)
+            nn.init.uniform_(array, *spread)
+        elif array.ndim > 1:
+            nn.init.kaiming_normal_(array)
+    return network.eval()
+
+
+def normalised(x, statistics):
+    """Images [n, h, w, c] as torch's [n, c, h, w], of mean 0 and variance 1."""
+    mean, std = (torch.tensor(values)[:, None, None] for values in statistics)
+    return (torch.tensor(np.asarray(x)).permute(0, 3, 1, 2) - mean) / std
+
+
+def outputs(network, x):
+    return jax.jit(jax.vmap(lambda network, x: network(x), (None, 0)))(network, x)
+
+
+def assert_equal(ours, theirs, tolerance=DEEP):
+    theirs = theirs.detach().numpy()
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=tolerance * np.abs(theirs).max())
+
+
+def conv(c_in, c_out, size=3, stride=1):
+    return nn.Conv2d(c_in, c_out, size, stride, padding=size // 2, bias=False)
+
+
+class Basic(nn.Module):
+    def __init__(self, c_in, c_out, stride, option):
+        super().__init__()
+        self.conv1, self.bn1 = conv(c_in, c_out, 3, stride), nn.BatchNorm2d(c_out)
+        self.conv2, self.bn2 = conv(c_out, c_out), nn.BatchNorm2d(c_out)
+        self.shortcut = nn.Sequential()
+        self.extra = (c_out - c_in) // 2 if option == "A" else None
+        if option == "B" and (stride != 1 or c_in != c_out):
+            self.shortcut = nn.Sequential(conv(c_in, c_out, 1, stride), nn.BatchNorm2d(c_out))
+
+    def forward(self, x):
+        out = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        if self.extra:
+            return F.relu(out + F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.extra, self.extra)))
+        return F.relu(out + self.shortcut(x))
+
+
+class Bottleneck(nn.Module):
+    def __init__(self, c_in, width, stride):
+        super().__init__()
+        self.conv1, self.bn1 = conv(c_in, width, 1), nn.BatchNorm2d(width)
+        self.conv2, self.bn2 = conv(width, width, 3, stride), nn.BatchNorm2d(width)
+        self.conv3, self.bn3 = conv(width, 4 * width, 1), nn.BatchNorm2d(4 * width)
+        self.downsample = None
+        if stride != 1 or c_in != 4 * width:
+            self.downsample = nn.Sequential(conv(c_in, 4 * width, 1, stride), nn.BatchNorm2d(4 * width))
+
+    def forward(self, x):
+        out = F.relu(self.bn1(self.conv1(x)))
+        out = self.bn3(self.conv3(F.relu(self.bn2(self.conv2(out)))))
+        return F.relu(out + (x if self.downsample is None else self.downsample(x)))
+
+
+class CifarResNet(nn.Module):
+    def __init__(self, option, widths, depth):
+        super().__init__()
+        self.conv1, self.bn1 = conv(3, widths[0]), nn.BatchNorm2d(widths[0])
+        self.levels, c_in = len(widths), widths[0]
+        for level, width in enumerate(widths, 1):
+            first = Basic(c_in, width, 1 if level == 1 else 2, option)
+            rest = [Basic(width, width, 1, option) for _ in range(depth - 1)]
+            setattr(self, f"layer{level}", nn.Sequential(first, *rest))
+            c_in = width
+        self.linear = nn.Linear(c_in, 10)
+
+    def forward(self, x):
+        x = F.relu(self.bn1(self.conv1(x)))
+        for level in range(1, self.levels + 1):
+            x = getattr(self, f"layer{level}")(x)
+        return self.linear(x.mean((2, 3)))
+
+
+class ImageNetResNet(nn.Module):
+    def __init__(self, widths):
+        super().__init__()
+        self.conv1, self.bn1 = conv(3, widths[0], 7, 2), nn.BatchNorm2d(widths[0])
+        self.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
+        self.layer1 = nn.Sequential(Bottleneck(widths[0], widths[0], 1), Bottleneck(4 * widths[0], widths[0], 1))
+        self.layer2 = nn.Sequential(Bottleneck(4 * widths[0], widths[1], 2))
+        self.fc = nn.Linear(4 * widths[1], 7)
+
+    def forward(self, x):
+        x = self.maxpool(F.relu(self.bn1(self.conv1(x))))
+        return self.fc(torch.flatten(F.adaptive_avg_pool2d(self.layer2(self.layer1(x)), 1), 1))
+
+
+@pytest.mark.parametrize("option, shortcut", [("A", resnet.zero_pad), ("B", resnet.projection)])
+def test_cifar_resnets_equal_torchs(option, shortcut):
+    widths, statistics = (4, 8, 16), resnet.CIFAR10
+    peer = randomised(CifarResNet(option, widths, 2))
+    build = partial(resnet.CifarResNet, partial(resnet.Basic, shortcut), widths, (2, 2, 2), statistics, 10)
+    x = jax.random.uniform(jax.random.key(0), (3, 10, 14, 3))
+    ours = outputs(from_torch(build, arrays_of(peer), resnet.IGNORED), x)
+    assert_equal(ours, peer(normalised(x, statistics)))
+
+
+def test_imagenet_resnet_equals_torchs():
+    peer = randomised(ImageNetResNet((4, 8)))
+    build = partial(resnet.ImageNetResNet, resnet.Bottleneck, (4, 8), (2, 1), resnet.IMAGENET, 7)
+    x = jax.random.uniform(jax.random.key(0), (3, 37, 44, 3))
+    ours = outputs(from_torch(build, arrays_of(peer), resnet.IGNORED), x)
+    assert_equal(ours, peer(normalised(x, resnet.IMAGENET)))
+
+
+def test_published_resnet20_has_its_accuracy_on_real_images():
+    if not {"PURIMETRY_DATA", "PURIMETRY_RESNET20"} <= os.environ.keys():
+        pytest.skip("needs PURIMETRY_DATA, a folder with cifar-10-batches-bin, and PURIMETRY_RESNET20, weights of "
+                    "akamaster/pytorch_resnet_cifar10 as .safetensors")
+    arrays = load_published(os.environ["PURIMETRY_RESNET20"])
+    records = np.fromfile(Path(os.environ["PURIMETRY_DATA"]) / "cifar-10-batches-bin" / "test_batch.bin", np.uint8)
+    records = records.reshape(-1, 1 + 3072)[:500]
+    x = jnp.asarray(records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), jnp.float32) / 255
+    ours = outputs(resnet.resnet20(arrays), x)
+    peer = CifarResNet("A", (16, 32, 64), 3)
+    peer.load_state_dict({name: torch.tensor(array) for name, array in arrays.items()}, strict=False)  # no counters
+    assert_equal(ours, peer.eval()(normalised(x, resnet.IMAGENET)))
+    # Published: 91.78 %; 3 standard errors of 500 images.
+    assert abs((np.argmax(ours, 1) == records[:, 0]).mean() - 0.9178) < 3 * (0.9178 * 0.0822 / 500) ** 0.5
