@@ -64,7 +64,7 @@ _HOME = {
     "compression.survival": ("fit_zero_inflated_gaussian", "kaplan_meier", "minimum_perturbations"),
     "compression.trajectories": ("distances_along", "trajectory"),
     "compression.variance": ("mean_over_pairs", "stochasticity"),
-    "compression.weights": ("load_published",),
+    "compression.weights": ("ddpm_unet", "load_published"),
     "experiments.models": ("trained",),
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names}

@@ -1,4 +1,4 @@
-"""Trees of arrays (weights, training states) as safetensors files, checked when they are read; published weights."""
+"""Trees of arrays (weights, training states) as safetensors files, checked when they are read; published networks."""
 
 import hashlib
 import json
@@ -11,6 +11,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from .networks import ddpm_unet as unet
+from .networks.pure import Network
 from .records import RecordError, digest, write_atomic
 
 
@@ -84,6 +86,26 @@ def _load_torch(path: Path) -> dict[str, np.ndarray]:
     if not isinstance(tensors, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
         raise RecordError(f"{path} is not a flat dictionary of tensors; save the model's state_dict() itself")
     return {name: (found.float() if found.is_floating_point() else found).numpy() for name, found in tensors.items()}
+
+
+def ddpm_unet(folder: Path | str) -> Network:
+    """The noise predictor eps(x_t, t) of a folder in diffusers' format, such as `google/ddpm-cifar10-32`.
+
+    folder: of an unconditional UNet2DModel, with `config.json` and `diffusion_pytorch_model.safetensors` (or `.bin`).
+
+    x_t is in [-1, 1] and t the network's time 0..999, so `diffusion` takes it with a schedule of the same noise:
+    `linear()` for Ho et al.'s.
+    Raises RecordError for a file that cannot be read, ValueError for settings that are not supported or weights of
+    another network.
+    """
+    folder = Path(folder)
+    try:
+        config = json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError) as error:
+        raise RecordError(f"expected diffusers' config.json in {folder} ({error}); give the folder of a UNet2DModel, "
+                          "of a whole pipeline its subfolder `unet`") from error
+    path = folder / "diffusion_pytorch_model.safetensors"
+    return unet.ddpm_unet(config, load_published(path if path.exists() else path.with_suffix(".bin")))
 
 
 def fingerprint(*determinants: Any) -> str:

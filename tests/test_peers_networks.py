@@ -1,6 +1,7 @@
 """Published architectures against PyTorch's definitions, with the same random weights and statistics."""
 
 import os
+import re
 from functools import partial
 from pathlib import Path
 
@@ -9,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from purimetry.compression.networks import resnet
+from purimetry.compression import weights
+from purimetry.compression.networks import ddpm_unet, resnet
 from purimetry.compression.networks.from_torch import from_torch
-from purimetry.compression.weights import load_published
 
 pytestmark = [pytest.mark.peer, pytest.mark.usefixtures("one_torch_thread")]
 torch = pytest.importorskip("torch")
@@ -143,7 +144,7 @@ def test_published_resnet20_has_its_accuracy_on_real_images():
     if not {"PURIMETRY_DATA", "PURIMETRY_RESNET20"} <= os.environ.keys():
         pytest.skip("needs PURIMETRY_DATA, a folder with cifar-10-batches-bin, and PURIMETRY_RESNET20, weights of "
                     "akamaster/pytorch_resnet_cifar10 as .safetensors")
-    arrays = load_published(os.environ["PURIMETRY_RESNET20"])
+    arrays = weights.load_published(os.environ["PURIMETRY_RESNET20"])
     records = np.fromfile(Path(os.environ["PURIMETRY_DATA"]) / "cifar-10-batches-bin" / "test_batch.bin", np.uint8)
     records = records.reshape(-1, 1 + 3072)[:500]
     x = jnp.asarray(records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), jnp.float32) / 255
@@ -153,3 +154,35 @@ def test_published_resnet20_has_its_accuracy_on_real_images():
     assert_equal(ours, peer.eval()(normalised(x, resnet.IMAGENET)))
     # Published: 91.78 %; 3 standard errors of 500 images.
     assert abs((np.argmax(ours, 1) == records[:, 0]).mean() - 0.9178) < 3 * (0.9178 * 0.0822 / 500) ** 0.5
+
+
+LIKE_HO = dict(  # google/ddpm-cifar10-32 but for its widths (128 to 256), groups (32) and two layers a block
+    down_block_types=["DownBlock2D", "AttnDownBlock2D", "DownBlock2D"],
+    up_block_types=["UpBlock2D", "AttnUpBlock2D", "UpBlock2D"], block_out_channels=[16, 32, 32], norm_num_groups=8,
+    layers_per_block=1, attention_head_dim=None, downsample_padding=0, flip_sin_to_cos=False, freq_shift=1,
+    norm_eps=1e-6,
+)
+PLAIN = dict(
+    down_block_types=["DownBlock2D"] * 2, up_block_types=["UpBlock2D"] * 2, block_out_channels=[16, 24],
+    norm_num_groups=8, norm_eps=1e-5, downsample_padding=1, flip_sin_to_cos=True, freq_shift=0,
+)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("config", [
+    LIKE_HO, PLAIN | {"layers_per_block": 2, "attention_head_dim": 8},
+    PLAIN | {"layers_per_block": 1, "add_attention": False},
+], ids=["Ho et al.", "heads", "without attention"])
+def test_ddpm_unet_equals_diffusers_at_several_times(config, tmp_path):
+    diffusers = pytest.importorskip("diffusers")
+    peer = randomised(diffusers.UNet2DModel(sample_size=16, **config))
+    peer.save_pretrained(tmp_path)
+    network = weights.ddpm_unet(tmp_path)
+    before_0_15 = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    arrays = {re.sub("to_[qkv]|to_out.0", lambda m: before_0_15[m[0]], name): array
+              for name, array in arrays_of(peer).items()}
+    jax.tree.map(np.testing.assert_array_equal, ddpm_unet.ddpm_unet(config, arrays), network)
+    x, t = jax.random.normal(jax.random.key(0), (3, 16, 8, 3)), jnp.array([0.0, 99.0, 999.0])
+    ours = jax.jit(jax.vmap(lambda network, x, t: network(x, t), (None, 0, 0)))(network, x, t)
+    theirs = peer(torch.tensor(np.asarray(x)).permute(0, 3, 1, 2), torch.tensor([0, 99, 999])).sample
+    assert_equal(ours, theirs.permute(0, 2, 3, 1), 5e-5)  # and sines of angles up to 999 in float32

@@ -14,7 +14,7 @@ from flax import nnx
 from safetensors.numpy import save_file
 
 from purimetry.compression import features, weights
-from purimetry.compression.networks import clip_image, inception, preprocessing, resnet
+from purimetry.compression.networks import clip_image, ddpm_unet, inception, preprocessing, resnet
 from purimetry.compression.networks.from_torch import from_torch
 from purimetry.compression.records import RecordError
 
@@ -64,6 +64,15 @@ def test_importer_counts_differences_beyond_the_first():
         inception.inception({})  # 94 convolutions of 5 arrays
 
 
+HO_CIFAR10 = dict(  # config.json of google/ddpm-cifar10-32
+    act_fn="silu", attention_head_dim=None, block_out_channels=[128, 256, 256, 256], center_input_sample=False,
+    down_block_types=["DownBlock2D", "AttnDownBlock2D", "DownBlock2D", "DownBlock2D"], downsample_padding=0,
+    flip_sin_to_cos=False, freq_shift=1, in_channels=3, layers_per_block=2, mid_block_scale_factor=1, norm_eps=1e-6,
+    norm_num_groups=32, out_channels=3, sample_size=32, time_embedding_type="positional",
+    up_block_types=["UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"],
+)
+
+
 @pytest.mark.parametrize("build, parameters", [
     (inception.Inception, 27_161_264 - 2_049_000 - 3_326_696),  # torchvision's, without its two classifiers
     (partial(clip_image.ClipImage, 224, 32, 768, 3072, 12, 512), 87_849_216),
@@ -73,7 +82,8 @@ def test_importer_counts_differences_beyond_the_first():
     (resnet.cifar_resnet(56), 853_018),
     (resnet.cifar_resnet18(), 11_173_962),
     (resnet.imagenet_resnet50(), 25_557_032),  # torchvision's
-], ids=["Inception-v3", "ViT-B/32", "ViT-B/16", "ViT-L/14", "ResNet-20", "ResNet-56", "ResNet-18", "ResNet-50"])
+    (ddpm_unet.configured(HO_CIFAR10), 35_746_307),  # Ho et al., App. B: 35.7 M
+], ids=["Inception-v3", "ViT-B/32", "ViT-B/16", "ViT-L/14", "ResNet-20", "ResNet-56", "ResNet-18", "ResNet-50", "DDPM"])
 def test_networks_have_the_published_number_of_parameters(build, parameters):
     module = nnx.eval_shape(lambda: build(rngs=nnx.Rngs(0)))
     assert sum(leaf.size for leaf in jax.tree.leaves(nnx.state(module, nnx.Param))) == parameters
@@ -88,6 +98,34 @@ def test_inception_gives_the_dimensions_asked_for_at_any_size(dims, shape):
 def test_inception_refuses_other_dimensions():
     with pytest.raises(ValueError, match="features of 64, 192, 768, 2048 dimensions, not 512"):
         inception.Inception(512, rngs=nnx.Rngs(0))
+
+
+@pytest.mark.parametrize("changed, message", [
+    ({"act_fn": "gelu"}, "act_fn 'gelu' instead of 'silu'"),
+    ({"class_embed_type": "timestep"}, "class_embed_type 'timestep' instead of None"),
+    ({"cross_attention_dim": 768}, "cross_attention_dim 768"),
+    ({"down_block_types": ["SkipDownBlock2D"] * 4}, "down_block_types must be 4 of DownBlock2D, AttnDownBlock2D"),
+    ({"up_block_types": ["UpBlock2D"] * 3}, "up_block_types must be 4 of UpBlock2D, AttnUpBlock2D"),
+    ({"downsample_padding": 2}, "downsample_padding must be 1 of 0, 1, got [2]"),
+    ({"norm_num_groups": 24}, "multiples of norm_num_groups 24 and of attention_head_dim None, got [128, 256"),
+])
+def test_unets_configured_in_other_ways_are_refused(changed, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        ddpm_unet.ddpm_unet(HO_CIFAR10 | changed, {})
+
+
+@pytest.mark.parametrize("content", [None, "{"])
+def test_a_folder_without_a_config_is_refused(content, tmp_path):
+    if content:
+        (tmp_path / "config.json").write_text(content)
+    with pytest.raises(RecordError, match="expected diffusers' config.json in .*; give the folder of a UNet2DModel"):
+        weights.ddpm_unet(tmp_path)
+
+
+def test_a_ddpm_unet_refuses_sides_that_it_cannot_halve():
+    network = nnx.eval_shape(lambda: ddpm_unet.configured(HO_CIFAR10)(rngs=nnx.Rngs(0)))
+    with pytest.raises(ValueError, match=r"divisible by 8, got \(32, 28, 3\)"):
+        network(jnp.zeros((32, 28, 3)), jnp.float32(0))
 
 
 @pytest.mark.parametrize("depth", [2, 18, 51])

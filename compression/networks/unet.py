@@ -14,9 +14,12 @@ VERSION = 1
 """Raise it when a change makes old weights mean another function."""
 
 
-def sinusoidal(time: Scalar, width: int, longest: float = 10_000.0) -> Float[Array, "width"]:
-    """Sinusoidal embedding of the network's time (0..T-1), `width` even."""
-    frequencies = jnp.exp(-math.log(longest) * jnp.arange(width // 2) / (width // 2))
+def sinusoidal(time: Scalar, width: int, longest: float = 10_000.0, shift: int | float = 0) -> Float[Array, "width"]:
+    """Sinusoidal embedding of the network's time (0..T-1), `width` even; sines, then cosines.
+
+    shift: 1 where the lowest frequency is 1 / longest (Ho et al.), 0 where the next one would be.
+    """
+    frequencies = jnp.exp(-math.log(longest) * jnp.arange(width // 2) / (width // 2 - shift))
     angles = time * frequencies
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)])
 
