@@ -19,7 +19,12 @@ _HOME = {
     "compression.attacks.transfer": ("transfer",),
     "compression.batches": ("NonFinite", "over_images"),
     "compression.checks": ("check_images", "check_labels", "check_budget", "check_classifier", "check_purifier"),
-    "compression.data": ("Dataset", "digits"),
+    "compression.data.arrays": ("npz",),
+    "compression.data.cifar": ("cifar10", "cifar100"),
+    "compression.data.dataset": ("DataError", "Dataset", "Images"),
+    "compression.data.digits": ("digits",),
+    "compression.data.download": ("download",),
+    "compression.data.image_folder": ("image_folder",),
     "compression.distances": (
         "cosine_distance", "frechet_distance", "frechet_distance_extrapolated", "jackknife", "jackknife_error",
         "kernel_distance", "l2_distance", "linf_distance", "psnr", "ssim",
@@ -45,6 +50,7 @@ _HOME = {
     "compression.networks.pure": ("Network", "pure"),
     "compression.networks.resnet": ("resnet18", "resnet20", "resnet50", "resnet56"),
     "compression.networks.unet": ("UNet",),
+    "compression.networks.wide_resnet": ("wide_resnet",),
     "compression.prediction": ("extrapolated_margin", "first_order_margin", "short_attack"),
     "compression.preflight": ("preflight",),
     "compression.protocol": (

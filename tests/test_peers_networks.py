@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from purimetry.compression import weights
-from purimetry.compression.networks import ddpm_unet, resnet
+from purimetry.compression.networks import ddpm_unet, resnet, wide_resnet
 from purimetry.compression.networks.from_torch import from_torch
 
 pytestmark = [pytest.mark.peer, pytest.mark.usefixtures("one_torch_thread")]
@@ -154,6 +154,57 @@ def test_published_resnet20_has_its_accuracy_on_real_images():
     assert_equal(ours, peer.eval()(normalised(x, resnet.IMAGENET)))
     # Published: 91.78 %; 3 standard errors of 500 images.
     assert abs((np.argmax(ours, 1) == records[:, 0]).mean() - 0.9178) < 3 * (0.9178 * 0.0822 / 500) ** 0.5
+
+
+class WideBlock(nn.Module):
+    def __init__(self, c_in, c_out, stride):
+        super().__init__()
+        self.bn1, self.relu1, self.conv1 = nn.BatchNorm2d(c_in), nn.ReLU(), conv(c_in, c_out, 3, stride)
+        self.bn2, self.relu2, self.conv2 = nn.BatchNorm2d(c_out), nn.ReLU(), conv(c_out, c_out)
+        self.equalInOut = c_in == c_out
+        self.convShortcut = None if self.equalInOut else conv(c_in, c_out, 1, stride)
+
+    def forward(self, x):
+        if not self.equalInOut:
+            x = self.relu1(self.bn1(x))
+        else:
+            out = self.relu1(self.bn1(x))
+        out = self.conv2(self.relu2(self.bn2(self.conv1(out if self.equalInOut else x))))
+        return torch.add(x if self.equalInOut else self.convShortcut(x), out)
+
+
+class WideLevel(nn.Module):
+    def __init__(self, c_in, c_out, blocks, stride):
+        super().__init__()
+        rest = [WideBlock(c_out, c_out, 1) for _ in range(blocks - 1)]
+        self.layer = nn.Sequential(WideBlock(c_in, c_out, stride), *rest)
+
+    def forward(self, x):
+        return self.layer(x)
+
+
+class WideResNet(nn.Module):
+    def __init__(self, depth, widen):
+        super().__init__()
+        widths, blocks = [16, 16 * widen, 32 * widen, 64 * widen], (depth - 4) // 6
+        self.conv1 = conv(3, 16)
+        self.block1 = WideLevel(16, widths[1], blocks, 1)
+        self.sub_block1 = WideLevel(16, widths[1], blocks, 1)
+        self.block2 = WideLevel(widths[1], widths[2], blocks, 2)
+        self.block3 = WideLevel(widths[2], widths[3], blocks, 2)
+        self.bn1, self.relu, self.fc = nn.BatchNorm2d(widths[3]), nn.ReLU(), nn.Linear(widths[3], 10)
+
+    def forward(self, x):
+        x = self.relu(self.bn1(self.block3(self.block2(self.block1(self.conv1(x))))))
+        return self.fc(F.avg_pool2d(x, 8).view(-1, x.shape[1]))
+
+
+def test_wide_resnet_equals_torchs():
+    peer = randomised(WideResNet(16, 2))
+    x = jax.random.uniform(jax.random.key(0), (2, 32, 32, 3))
+    statistics = wide_resnet.AS_IT_IS
+    ours = outputs(wide_resnet.wide_resnet(arrays_of(peer), 16, 2, statistics=statistics), x)
+    assert_equal(ours, peer(normalised(x, statistics)))
 
 
 LIKE_HO = dict(  # google/ddpm-cifar10-32 but for its widths (128 to 256), groups (32) and two layers a block

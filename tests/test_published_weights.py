@@ -14,7 +14,7 @@ from flax import nnx
 from safetensors.numpy import save_file
 
 from purimetry.compression import features, weights
-from purimetry.compression.networks import clip_image, ddpm_unet, inception, preprocessing, resnet
+from purimetry.compression.networks import clip_image, ddpm_unet, inception, preprocessing, resnet, wide_resnet
 from purimetry.compression.networks.from_torch import from_torch
 from purimetry.compression.records import RecordError
 
@@ -82,8 +82,10 @@ HO_CIFAR10 = dict(  # config.json of google/ddpm-cifar10-32
     (resnet.cifar_resnet(56), 853_018),
     (resnet.cifar_resnet18(), 11_173_962),
     (resnet.imagenet_resnet50(), 25_557_032),  # torchvision's
+    (partial(wide_resnet.WideResNet, 28, 10, wide_resnet.AS_IT_IS, 10), 36_479_194),  # xternalz: 36.5 M
     (ddpm_unet.configured(HO_CIFAR10), 35_746_307),  # Ho et al., App. B: 35.7 M
-], ids=["Inception-v3", "ViT-B/32", "ViT-B/16", "ViT-L/14", "ResNet-20", "ResNet-56", "ResNet-18", "ResNet-50", "DDPM"])
+], ids=["Inception-v3", "ViT-B/32", "ViT-B/16", "ViT-L/14",
+        "ResNet-20", "ResNet-56", "ResNet-18", "ResNet-50", "WRN-28-10", "DDPM"])
 def test_networks_have_the_published_number_of_parameters(build, parameters):
     module = nnx.eval_shape(lambda: build(rngs=nnx.Rngs(0)))
     assert sum(leaf.size for leaf in jax.tree.leaves(nnx.state(module, nnx.Param))) == parameters
@@ -98,6 +100,12 @@ def test_inception_gives_the_dimensions_asked_for_at_any_size(dims, shape):
 def test_inception_refuses_other_dimensions():
     with pytest.raises(ValueError, match="features of 64, 192, 768, 2048 dimensions, not 512"):
         inception.Inception(512, rngs=nnx.Rngs(0))
+
+
+@pytest.mark.parametrize("depth, widen", [(27, 10), (4, 10), (28, 0)])
+def test_wide_resnets_have_depths_of_their_own(depth, widen):
+    with pytest.raises(ValueError, match=rf"6n \+ 4 layers .* got {depth} and {widen}"):
+        wide_resnet.wide_resnet({}, depth, widen)
 
 
 @pytest.mark.parametrize("changed, message", [
