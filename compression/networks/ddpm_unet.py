@@ -87,8 +87,8 @@ class DDPMUNet(nnx.Module):
     downsample_padding: 1 where halving pads with zeros on all sides, 0 where on the last two only (Ho et al.).
 
     >>> levels = {"down_block_types": ["DownBlock2D"] * 2, "up_block_types": ["UpBlock2D"] * 2}
-    >>> network = DDPMUNet(block_out_channels=[8, 16], norm_num_groups=4, **levels, rngs=nnx.Rngs(0))
-    >>> network(jnp.zeros((8, 8, 3)), jnp.float32(3)).shape
+    >>> build = partial(DDPMUNet, block_out_channels=[8, 16], norm_num_groups=4, **levels)
+    >>> jax.eval_shape(lambda *inputs: build(rngs=nnx.Rngs(0))(*inputs), jnp.zeros((8, 8, 3)), jnp.float32(3)).shape
     (8, 8, 3)
     """
 

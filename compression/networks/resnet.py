@@ -133,8 +133,10 @@ class ResNet(nnx.Module):
 class CifarResNet(ResNet):
     """Logits of one small image in [0, 1] with 1 or 3 channels; see `ResNet`.
 
+    >>> import jax
     >>> block = partial(Basic, zero_pad)
-    >>> CifarResNet(block, (4, 8), (1, 1), IMAGENET, classes=10, rngs=nnx.Rngs(0))(jnp.zeros((8, 8, 3))).shape
+    >>> logits = lambda x: CifarResNet(block, (4, 8), (1, 1), IMAGENET, classes=10, rngs=nnx.Rngs(0))(x)
+    >>> jax.eval_shape(logits, jnp.zeros((8, 8, 3))).shape
     (10,)
     """
 

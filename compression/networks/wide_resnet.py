@@ -43,14 +43,16 @@ class WideResNet(nnx.Module):
 
     depth: 6n + 4 layers. widen: how many times as wide as 16, 32, 64 the three levels are.
 
-    >>> WideResNet(10, 2, AS_IT_IS, classes=10, rngs=nnx.Rngs(0))(np.zeros((8, 8, 3), np.float32)).shape
+    >>> import jax, jax.numpy as jnp
+    >>> logits = lambda x: WideResNet(10, 2, AS_IT_IS, classes=10, rngs=nnx.Rngs(0))(x)
+    >>> jax.eval_shape(logits, jnp.zeros((8, 8, 3))).shape
     (10,)
     """
 
     def __init__(self, depth: int, widen: int, statistics: Statistics, classes: int, *, rngs: nnx.Rngs):
         if depth < 10 or depth % 6 != 4 or widen < 1:
-            raise ValueError(f"a WideResNet has 6n + 4 layers (28, 34, 70, ...) and a factor of at least 1, got {depth} "
-                             f"and {widen}; take both from the weights' name, WRN-<depth>-<factor>")
+            raise ValueError("a WideResNet has 6n + 4 layers (28, 34, 70, ...) and a factor of at least 1, "
+                             f"got {depth} and {widen}; take both from the weights' name, WRN-<depth>-<factor>")
         self.statistics = tuple(map(tuple, statistics))
         self.conv1 = Convolution(3, 16, use_bias=False, rngs=rngs)
         c_in = 16
