@@ -47,6 +47,7 @@ _HOME = {
         "denoiser_tangent", "inside", "isotropic", "local_pca", "outside", "principal_cosines", "share",
     ),
     "compression.networks.convnet": ("ConvNet",),
+    "compression.networks.guided_unet": ("guided_unet",),
     "compression.networks.pure": ("Network", "pure"),
     "compression.networks.resnet": ("resnet18", "resnet20", "resnet50", "resnet56"),
     "compression.networks.unet": ("UNet",),

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from purimetry.compression import weights
-from purimetry.compression.networks import ddpm_unet, resnet, wide_resnet
+from purimetry.compression.networks import ddpm_unet, guided_unet, resnet, wide_resnet
 from purimetry.compression.networks.from_torch import from_torch
 
 pytestmark = [pytest.mark.peer, pytest.mark.usefixtures("one_torch_thread")]
@@ -237,3 +237,102 @@ def test_ddpm_unet_equals_diffusers_at_several_times(config, tmp_path):
     ours = jax.jit(jax.vmap(lambda network, x, t: network(x, t), (None, 0, 0)))(network, x, t)
     theirs = peer(torch.tensor(np.asarray(x)).permute(0, 3, 1, 2), torch.tensor([0, 99, 999])).sample
     assert_equal(ours, theirs.permute(0, 2, 3, 1), 5e-5)  # and sines of angles up to 999 in float32
+
+
+class Timed(nn.Sequential):
+    def forward(self, x, embedding):
+        for layer in self:
+            x = layer(x, embedding) if isinstance(layer, GuidedBlock) else layer(x)
+        return x
+
+
+class GuidedBlock(nn.Module):
+    """guided-diffusion's ResBlock with use_scale_shift_norm."""
+
+    def __init__(self, c_in, c_out, time_width, resize=None):
+        super().__init__()
+        self.in_layers = nn.Sequential(nn.GroupNorm(32, c_in), nn.SiLU(), nn.Conv2d(c_in, c_out, 3, padding=1))
+        self.resize = {"up": nn.Upsample(scale_factor=2), "down": nn.AvgPool2d(2), None: nn.Identity()}[resize]
+        self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(time_width, 2 * c_out))
+        self.out_layers = nn.Sequential(
+            nn.GroupNorm(32, c_out), nn.SiLU(), nn.Dropout(0.0), nn.Conv2d(c_out, c_out, 3, padding=1))
+        self.skip_connection = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
+
+    def forward(self, x, embedding):
+        h = self.in_layers[-1](self.resize(self.in_layers[:-1](x)))
+        scale, shift = torch.chunk(self.emb_layers(embedding)[:, :, None, None], 2, dim=1)
+        h = self.out_layers[1:](self.out_layers[0](h) * (1 + scale) + shift)
+        return self.skip_connection(self.resize(x)) + h
+
+
+class GuidedAttention(nn.Module):
+    """guided-diffusion's AttentionBlock with QKVAttentionLegacy, the default order of queries, keys and values."""
+
+    def __init__(self, channels, head):
+        super().__init__()
+        self.heads, self.norm = channels // head, nn.GroupNorm(32, channels)
+        self.qkv, self.proj_out = nn.Conv1d(channels, 3 * channels, 1), nn.Conv1d(channels, channels, 1)
+
+    def forward(self, x):
+        n, channels, *sides = x.shape
+        flat = x.reshape(n, channels, -1)
+        width = channels // self.heads
+        q, k, v = self.qkv(self.norm(flat)).reshape(n * self.heads, 3 * width, -1).split(width, dim=1)
+        weight = torch.softmax(torch.einsum("bct,bcs->bts", q * width**-0.25, k * width**-0.25), dim=-1)
+        out = torch.einsum("bts,bcs->bct", weight, v).reshape(n, channels, -1)
+        return (flat + self.proj_out(out)).reshape(n, channels, *sides)
+
+
+class GuidedUNet(nn.Module):
+    def __init__(self, width, multiples, blocks, attention_at, head):
+        super().__init__()
+        self.width, timed = width, 4 * width
+        self.time_embed = nn.Sequential(nn.Linear(width, timed), nn.SiLU(), nn.Linear(timed, timed))
+        ch, ds, chans = width, 1, [width]
+        self.input_blocks = nn.ModuleList([Timed(nn.Conv2d(3, ch, 3, padding=1))])
+        for level, multiple in enumerate(multiples):
+            for _ in range(blocks):
+                layers = [GuidedBlock(ch, multiple * width, timed)]
+                ch = multiple * width
+                layers += [GuidedAttention(ch, head)] if ds in attention_at else []
+                self.input_blocks.append(Timed(*layers))
+                chans.append(ch)
+            if level != len(multiples) - 1:
+                self.input_blocks.append(Timed(GuidedBlock(ch, ch, timed, "down")))
+                chans.append(ch)
+                ds *= 2
+        self.middle_block = Timed(GuidedBlock(ch, ch, timed), GuidedAttention(ch, head), GuidedBlock(ch, ch, timed))
+        self.output_blocks = nn.ModuleList()
+        for level, multiple in list(enumerate(multiples))[::-1]:
+            for i in range(blocks + 1):
+                layers = [GuidedBlock(ch + chans.pop(), multiple * width, timed)]
+                ch = multiple * width
+                layers += [GuidedAttention(ch, head)] if ds in attention_at else []
+                if level and i == blocks:
+                    layers.append(GuidedBlock(ch, ch, timed, "up"))
+                    ds //= 2
+                self.output_blocks.append(Timed(*layers))
+        self.out = nn.Sequential(nn.GroupNorm(32, ch), nn.SiLU(), nn.Conv2d(ch, 6, 3, padding=1))
+
+    def forward(self, x, t):
+        half = self.width // 2
+        angles = t[:, None] * torch.exp(-np.log(10000) * torch.arange(half) / half)
+        embedding = self.time_embed(torch.cat([torch.cos(angles), torch.sin(angles)], dim=-1))
+        states = []
+        for block in self.input_blocks:
+            x = block(x, embedding)
+            states.append(x)
+        x = self.middle_block(x, embedding)
+        for block in self.output_blocks:
+            x = block(torch.cat([x, states.pop()], dim=1), embedding)
+        return self.out(x)
+
+
+def test_guided_unet_equals_torchs():
+    sizes = dict(multiples=(1, 2), blocks=1, attention_at=(2,), head=32)
+    peer = randomised(GuidedUNet(32, **sizes))
+    network = guided_unet.guided_unet(arrays_of(peer), channels=32, **sizes)
+    x, t = jax.random.normal(jax.random.key(0), (2, 8, 4, 3)), jnp.array([0.0, 999.0])
+    ours = jax.jit(jax.vmap(lambda network, x, t: network(x, t), (None, 0, 0)))(network, x, t)
+    theirs = peer(torch.tensor(np.asarray(x)).permute(0, 3, 1, 2), torch.tensor([0, 999])).permute(0, 2, 3, 1)
+    assert_equal(ours, theirs[..., :3], 5e-5)  # and cosines of angles up to 999 in float32

@@ -14,7 +14,9 @@ from flax import nnx
 from safetensors.numpy import save_file
 
 from purimetry.compression import features, weights
-from purimetry.compression.networks import clip_image, ddpm_unet, inception, preprocessing, resnet, wide_resnet
+from purimetry.compression.networks import (
+    clip_image, ddpm_unet, guided_unet, inception, preprocessing, resnet, wide_resnet,
+)
 from purimetry.compression.networks.from_torch import from_torch
 from purimetry.compression.records import RecordError
 
@@ -84,8 +86,9 @@ HO_CIFAR10 = dict(  # config.json of google/ddpm-cifar10-32
     (resnet.imagenet_resnet50(), 25_557_032),  # torchvision's
     (partial(wide_resnet.WideResNet, 28, 10, wide_resnet.AS_IT_IS, 10), 36_479_194),  # xternalz: 36.5 M
     (ddpm_unet.configured(HO_CIFAR10), 35_746_307),  # Ho et al., App. B: 35.7 M
+    (partial(guided_unet.GuidedUNet, **guided_unet.IMAGENET256), 552_814_086),  # guided-diffusion's, unconditional
 ], ids=["Inception-v3", "ViT-B/32", "ViT-B/16", "ViT-L/14",
-        "ResNet-20", "ResNet-56", "ResNet-18", "ResNet-50", "WRN-28-10", "DDPM"])
+        "ResNet-20", "ResNet-56", "ResNet-18", "ResNet-50", "WRN-28-10", "DDPM", "guided"])
 def test_networks_have_the_published_number_of_parameters(build, parameters):
     module = nnx.eval_shape(lambda: build(rngs=nnx.Rngs(0)))
     assert sum(leaf.size for leaf in jax.tree.leaves(nnx.state(module, nnx.Param))) == parameters
@@ -122,6 +125,13 @@ def test_unets_configured_in_other_ways_are_refused(changed, message):
         ddpm_unet.ddpm_unet(HO_CIFAR10 | changed, {})
 
 
+@pytest.mark.parametrize("sizes", [{"channels": 48}, {"head": 48}, {"head": 48, "attention_at": ()}])
+def test_guided_unets_of_impossible_widths_are_refused(sizes):
+    sizes = {"channels": 32, "multiples": (1, 2), "blocks": 1, "attention_at": (1,), "head": 32} | sizes
+    with pytest.raises(ValueError, match=r"multiples of 32, and of the head \d\d .* got \[\d\d, \d\d\]"):
+        guided_unet.guided_unet({}, **sizes)
+
+
 @pytest.mark.parametrize("content", [None, "{"])
 def test_a_folder_without_a_config_is_refused(content, tmp_path):
     if content:
@@ -130,10 +140,14 @@ def test_a_folder_without_a_config_is_refused(content, tmp_path):
         weights.ddpm_unet(tmp_path)
 
 
-def test_a_ddpm_unet_refuses_sides_that_it_cannot_halve():
-    network = nnx.eval_shape(lambda: ddpm_unet.configured(HO_CIFAR10)(rngs=nnx.Rngs(0)))
-    with pytest.raises(ValueError, match=r"divisible by 8, got \(32, 28, 3\)"):
-        network(jnp.zeros((32, 28, 3)), jnp.float32(0))
+@pytest.mark.parametrize("build, sides", [
+    (ddpm_unet.configured(HO_CIFAR10), (32, 28)),
+    (partial(guided_unet.GuidedUNet, 32, (1, 2, 2, 2), 1, (), 32), (28, 32)),
+], ids=["DDPM", "guided"])
+def test_sides_that_cannot_be_halved_are_refused(build, sides):
+    network = nnx.eval_shape(lambda: build(rngs=nnx.Rngs(0)))
+    with pytest.raises(ValueError, match=rf"divisible by 8, got \({sides[0]}, {sides[1]}, 3\)"):
+        network(jnp.zeros((*sides, 3)), jnp.float32(0))
 
 
 @pytest.mark.parametrize("depth", [2, 18, 51])
