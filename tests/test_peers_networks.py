@@ -152,25 +152,21 @@ def test_published_resnet20_has_its_accuracy_on_real_images():
     peer = CifarResNet("A", (16, 32, 64), 3)
     peer.load_state_dict({name: torch.tensor(array) for name, array in arrays.items()}, strict=False)  # no counters
     assert_equal(ours, peer.eval()(normalised(x, resnet.IMAGENET)))
-    # Published: 91.78 %; 3 standard errors of 500 images.
-    assert abs((np.argmax(ours, 1) == records[:, 0]).mean() - 0.9178) < 3 * (0.9178 * 0.0822 / 500) ** 0.5
+    # Published: an error of 8.27 % on all 10,000 images; 3 standard errors of 500.
+    assert abs((np.argmax(ours, 1) != records[:, 0]).mean() - 0.0827) < 3 * (0.0827 * 0.9173 / 500) ** 0.5
 
 
 class WideBlock(nn.Module):
     def __init__(self, c_in, c_out, stride):
         super().__init__()
-        self.bn1, self.relu1, self.conv1 = nn.BatchNorm2d(c_in), nn.ReLU(), conv(c_in, c_out, 3, stride)
-        self.bn2, self.relu2, self.conv2 = nn.BatchNorm2d(c_out), nn.ReLU(), conv(c_out, c_out)
-        self.equalInOut = c_in == c_out
-        self.convShortcut = None if self.equalInOut else conv(c_in, c_out, 1, stride)
+        self.bn1, self.conv1 = nn.BatchNorm2d(c_in), conv(c_in, c_out, 3, stride)
+        self.bn2, self.conv2 = nn.BatchNorm2d(c_out), conv(c_out, c_out)
+        self.convShortcut = conv(c_in, c_out, 1, stride) if c_in != c_out else None
 
     def forward(self, x):
-        if not self.equalInOut:
-            x = self.relu1(self.bn1(x))
-        else:
-            out = self.relu1(self.bn1(x))
-        out = self.conv2(self.relu2(self.bn2(self.conv1(out if self.equalInOut else x))))
-        return torch.add(x if self.equalInOut else self.convShortcut(x), out)
+        before = F.relu(self.bn1(x))
+        after = self.conv2(F.relu(self.bn2(self.conv1(before))))
+        return after + (self.convShortcut(before) if self.convShortcut else x)
 
 
 class WideLevel(nn.Module):
@@ -192,11 +188,11 @@ class WideResNet(nn.Module):
         self.sub_block1 = WideLevel(16, widths[1], blocks, 1)
         self.block2 = WideLevel(widths[1], widths[2], blocks, 2)
         self.block3 = WideLevel(widths[2], widths[3], blocks, 2)
-        self.bn1, self.relu, self.fc = nn.BatchNorm2d(widths[3]), nn.ReLU(), nn.Linear(widths[3], 10)
+        self.bn1, self.fc = nn.BatchNorm2d(widths[3]), nn.Linear(widths[3], 10)
 
     def forward(self, x):
-        x = self.relu(self.bn1(self.block3(self.block2(self.block1(self.conv1(x))))))
-        return self.fc(F.avg_pool2d(x, 8).view(-1, x.shape[1]))
+        x = self.block3(self.block2(self.block1(self.conv1(x))))
+        return self.fc(F.relu(self.bn1(x)).mean((2, 3)))
 
 
 def test_wide_resnet_equals_torchs():
@@ -266,72 +262,53 @@ class GuidedBlock(nn.Module):
 
 
 class GuidedAttention(nn.Module):
-    """guided-diffusion's AttentionBlock with QKVAttentionLegacy, the default order of queries, keys and values."""
+    """guided-diffusion's AttentionBlock with its default order of queries, keys and values, by heads."""
 
     def __init__(self, channels, head):
         super().__init__()
-        self.heads, self.norm = channels // head, nn.GroupNorm(32, channels)
+        self.head, self.norm = head, nn.GroupNorm(32, channels)
         self.qkv, self.proj_out = nn.Conv1d(channels, 3 * channels, 1), nn.Conv1d(channels, channels, 1)
 
     def forward(self, x):
-        n, channels, *sides = x.shape
-        flat = x.reshape(n, channels, -1)
-        width = channels // self.heads
-        q, k, v = self.qkv(self.norm(flat)).reshape(n * self.heads, 3 * width, -1).split(width, dim=1)
-        weight = torch.softmax(torch.einsum("bct,bcs->bts", q * width**-0.25, k * width**-0.25), dim=-1)
-        out = torch.einsum("bts,bcs->bct", weight, v).reshape(n, channels, -1)
-        return (flat + self.proj_out(out)).reshape(n, channels, *sides)
+        flat = x.flatten(2)
+        heads = self.qkv(self.norm(flat)).unflatten(1, (-1, 3 * self.head)).transpose(2, 3)
+        out = F.scaled_dot_product_attention(*heads.split(self.head, dim=3)).transpose(2, 3).flatten(1, 2)
+        return (flat + self.proj_out(out)).unflatten(2, x.shape[2:])
 
 
 class GuidedUNet(nn.Module):
-    def __init__(self, width, multiples, blocks, attention_at, head):
+    """Two levels, of widths 32 and 64, with one block each and attention on the second."""
+
+    def __init__(self):
         super().__init__()
-        self.width, timed = width, 4 * width
-        self.time_embed = nn.Sequential(nn.Linear(width, timed), nn.SiLU(), nn.Linear(timed, timed))
-        ch, ds, chans = width, 1, [width]
-        self.input_blocks = nn.ModuleList([Timed(nn.Conv2d(3, ch, 3, padding=1))])
-        for level, multiple in enumerate(multiples):
-            for _ in range(blocks):
-                layers = [GuidedBlock(ch, multiple * width, timed)]
-                ch = multiple * width
-                layers += [GuidedAttention(ch, head)] if ds in attention_at else []
-                self.input_blocks.append(Timed(*layers))
-                chans.append(ch)
-            if level != len(multiples) - 1:
-                self.input_blocks.append(Timed(GuidedBlock(ch, ch, timed, "down")))
-                chans.append(ch)
-                ds *= 2
-        self.middle_block = Timed(GuidedBlock(ch, ch, timed), GuidedAttention(ch, head), GuidedBlock(ch, ch, timed))
-        self.output_blocks = nn.ModuleList()
-        for level, multiple in list(enumerate(multiples))[::-1]:
-            for i in range(blocks + 1):
-                layers = [GuidedBlock(ch + chans.pop(), multiple * width, timed)]
-                ch = multiple * width
-                layers += [GuidedAttention(ch, head)] if ds in attention_at else []
-                if level and i == blocks:
-                    layers.append(GuidedBlock(ch, ch, timed, "up"))
-                    ds //= 2
-                self.output_blocks.append(Timed(*layers))
-        self.out = nn.Sequential(nn.GroupNorm(32, ch), nn.SiLU(), nn.Conv2d(ch, 6, 3, padding=1))
+        self.time_embed = nn.Sequential(nn.Linear(32, 128), nn.SiLU(), nn.Linear(128, 128))
+        block, attention = partial(GuidedBlock, time_width=128), partial(GuidedAttention, head=32)
+        self.input_blocks = nn.ModuleList([
+            Timed(nn.Conv2d(3, 32, 3, padding=1)), Timed(block(32, 32)), Timed(block(32, 32, resize="down")),
+            Timed(block(32, 64), attention(64))])
+        self.middle_block = Timed(block(64, 64), attention(64), block(64, 64))
+        self.output_blocks = nn.ModuleList([
+            Timed(block(64 + 64, 64), attention(64)),
+            Timed(block(64 + 32, 64), attention(64), block(64, 64, resize="up")),
+            Timed(block(64 + 32, 32)), Timed(block(32 + 32, 32))])
+        self.out = nn.Sequential(nn.GroupNorm(32, 32), nn.SiLU(), nn.Conv2d(32, 6, 3, padding=1))
 
     def forward(self, x, t):
-        half = self.width // 2
-        angles = t[:, None] * torch.exp(-np.log(10000) * torch.arange(half) / half)
-        embedding = self.time_embed(torch.cat([torch.cos(angles), torch.sin(angles)], dim=-1))
-        states = []
+        angles = t[:, None] * 10_000 ** (-torch.arange(16) / 16)
+        embedding, skips = self.time_embed(torch.cat([angles.cos(), angles.sin()], 1)), []
         for block in self.input_blocks:
             x = block(x, embedding)
-            states.append(x)
+            skips.append(x)
         x = self.middle_block(x, embedding)
         for block in self.output_blocks:
-            x = block(torch.cat([x, states.pop()], dim=1), embedding)
+            x = block(torch.cat([x, skips.pop()], 1), embedding)
         return self.out(x)
 
 
 def test_guided_unet_equals_torchs():
-    sizes = dict(multiples=(1, 2), blocks=1, attention_at=(2,), head=32)
-    peer = randomised(GuidedUNet(32, **sizes))
-    network = guided_unet.guided_unet(arrays_of(peer), channels=32, **sizes)
+    peer = randomised(GuidedUNet())
+    sizes = dict(channels=32, multiples=(1, 2), blocks=1, attention_at=(2,), head=32)
+    network = guided_unet.guided_unet(arrays_of(peer), **sizes)
     x, t = jax.random.normal(jax.random.key(0), (2, 8, 4, 3)), jnp.array([0.0, 999.0])
     ours = jax.jit(jax.vmap(lambda network, x, t: network(x, t), (None, 0, 0)))(network, x, t)
     theirs = peer(torch.tensor(np.asarray(x)).permute(0, 3, 1, 2), torch.tensor([0, 999])).permute(0, 2, 3, 1)
