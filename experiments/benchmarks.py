@@ -22,7 +22,7 @@ import torch
 from flax import nnx
 
 from ..compression import randomness, samplers, schedules
-from ..compression.data import digits
+from ..compression.data.digits import digits
 from ..compression.losses import margin
 from ..compression.networks.convnet import ConvNet
 from ..compression.networks.convolution import convolve

@@ -1,4 +1,4 @@
-"""The command line: purimetry list | run NAME | reproduce | report DIR."""
+"""The command line: purimetry list | data NAME | run NAME | reproduce | report DIR."""
 
 import sys
 import warnings
@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import tyro
 
 from . import progress
-from .configuration import Configuration, quick
+from .configuration import Configuration, default_data, quick
 
 EXPERIMENTS = {
     "training": "clean accuracy of the classifier, denoising error of the noise predictor",
@@ -41,6 +41,16 @@ MAIN = ("training", "rates", "minimum_perturbation", "robust_accuracy", "predict
 @dataclass(frozen=True)
 class List:
     """Name the experiments."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """Get a data set from its authors, unless it is there, check it and say where it lies."""
+
+    name: tyro.conf.Positional[Literal["cifar10", "cifar100"]]
+    """The data set, 170 MB to download."""
+    data_dir: Path = field(default_factory=default_data)
+    """Folder of data sets (PURIMETRY_DATA)."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +88,7 @@ class Benchmarks:
 
 Command = (
     Annotated[List, tyro.conf.subcommand("list")]
+    | Annotated[Data, tyro.conf.subcommand("data")]
     | Annotated[Run, tyro.conf.subcommand("run")]
     | Annotated[Reproduce, tyro.conf.subcommand("reproduce")]
     | Annotated[Report, tyro.conf.subcommand("report")]
@@ -104,6 +115,10 @@ def _execute(command) -> None:
         case List():
             for name, summary in EXPERIMENTS.items():
                 print(f"{name:22s}{summary}")
+        case Data():
+            from .datasets import obtain
+
+            print(obtain(command.name, command.data_dir))
         case Run():
             _run([command.name], command.configuration)
             _report(command.configuration.out)

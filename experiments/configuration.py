@@ -11,6 +11,11 @@ def default_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "purimetry"
 
 
+def default_data() -> Path:
+    """Where data sets lie that do not come with a package."""
+    return Path(os.environ.get("PURIMETRY_DATA") or default_cache() / "data")
+
+
 @dataclass(frozen=True)
 class Training:
     """How the classifier and the denoiser are trained."""
@@ -43,10 +48,14 @@ class Configuration:
     """Folder of trained weights, shared by runs; files are named by what determines them."""
     workers: int = 0
     """Processes that share the work; 0 is one a core on a CPU and one in all on an accelerator."""
-    dataset: Literal["digits"] = "digits"
-    """Images to measure on."""
+    dataset: Literal["digits", "cifar10", "cifar100"] = "digits"
+    """Images to measure on; `purimetry data` gets those that do not come with scikit-learn."""
+    data_dir: Path = field(default_factory=default_data)
+    """Folder of data sets (PURIMETRY_DATA): packed or unpacked archives of CIFAR's authors."""
     images: int = 128
-    """Test images in every cell of the grid (at least 2; digits have 500)."""
+    """Test images in every cell of the grid (at least 2; digits have 500, CIFAR 10,000)."""
+    subset_seed: int | None = None
+    """Seed of a random choice of the test images; the first ones unless told."""
     samplers: tuple[Literal["ddpm", "reverse", "ddim"], ...] = ("ddpm", "reverse", "ddim")
     """Samplers of the diffusion purifier."""
     respaced: int = 100
@@ -92,7 +101,8 @@ class Configuration:
     def determinants(self) -> dict:
         """What determines the records, as JSON-like values."""
         values = asdict(self)
-        return {name: values[name] for name in values if name not in ("out", "cache", "workers", "inception", "clip")}
+        free = ("out", "cache", "data_dir", "workers", "inception", "clip")
+        return {name: values[name] for name in values if name not in free}
 
 
 def quick(configuration: Configuration) -> Configuration:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ..compression import schedules
-from ..compression.data import Dataset
+from ..compression.data.dataset import Dataset
 from ..compression.networks import convnet, unet
 from ..compression.networks.pure import Network, pure
 from ..compression.records import RecordError

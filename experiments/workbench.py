@@ -1,5 +1,6 @@
 """What every experiment works with: the data, the networks, the purifiers, and where measurements go."""
 
+import json
 import platform
 import sys
 from collections import deque
@@ -11,7 +12,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from ..compression import checks, data, randomness, samplers, schedules
+from ..compression import checks, randomness, samplers, schedules
 from ..compression.networks.pure import Network
 from ..compression.purifiers.diffusion import diffusion
 from ..compression.purifiers.identity import identity
@@ -19,10 +20,9 @@ from ..compression.records import Arrays, Folder, Measurement, write_atomic
 from ..compression.types import Purifier
 from . import models
 from .configuration import Configuration
+from .datasets import DATASETS
 from .progress import bar
 from .workers import Piece
-
-DATASETS = {"digits": data.digits}
 
 
 class Cell(NamedTuple):
@@ -53,16 +53,16 @@ class Workbench:
             samplers.SAMPLERS[cell.sampler](self.schedule, cell.t_star)
         for eps in configuration.eps:
             checks.check_budget(eps)
-        self.dataset = DATASETS[configuration.dataset]()
-        if configuration.images > len(self.dataset.test_images):
-            raise ValueError(f"--images {configuration.images}: {self.dataset.name} has "
-                             f"{len(self.dataset.test_images)} test images; ask for at most as many")
-        self.indices = np.arange(configuration.images)
+        self.dataset = DATASETS[configuration.dataset](configuration.data_dir)
+        self.indices = self.dataset.subset(configuration.images, configuration.subset_seed)
         self.images, self.labels = self.dataset.test_images[self.indices], self.dataset.test_labels[self.indices]
         checks.check_images(self.images)
         checks.check_labels(self.labels, len(self.images), self.dataset.classes)
         self._purifiers: dict[Cell, Purifier] = {}
-        self.folder = Folder(configuration.out, configuration.determinants())
+        determinants = {**configuration.determinants(), "data_sha256": self.dataset.fingerprint}
+        self.folder = Folder(configuration.out, determinants)
+        taken = {"dataset": self.dataset.name, "split": "test", "indices": self.indices.tolist()}
+        write_atomic(self.folder.path / "images.json", json.dumps(taken).encode())
 
     @property
     def cells(self) -> list[Cell]:

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from purimetry.compression.data import digits
+from purimetry.compression.data.digits import digits
 from purimetry.experiments import models
 from purimetry.experiments.command_line import EXPERIMENTS, main
 from purimetry.experiments.configuration import Configuration, Training, quick

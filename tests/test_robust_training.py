@@ -12,7 +12,7 @@ from flax import nnx
 import purimetry as pm
 from purimetry.compression import losses
 from purimetry.compression.attacks import linf
-from purimetry.compression.data import digits
+from purimetry.compression.data.digits import digits
 from purimetry.compression.training import loop, robust
 from purimetry.compression.training.losses import shifted
 from purimetry.experiments import models
