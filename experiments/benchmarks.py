@@ -29,7 +29,7 @@ from ..compression.networks.convolution import convolve
 from ..compression.networks.pure import Network, pure
 from ..compression.networks.unet import UNet
 from ..compression.purifiers.diffusion import diffusion
-from . import benchmarks_torch as twins
+from . import torch_twins as twins
 
 TOLERANCE = 1e-4
 LAYOUTS = ("PyTorch", "PyTorch channels-last", "PyTorch bfloat16")
@@ -125,7 +125,7 @@ class Case:
     def check(self) -> None:
         """Raise unless networks and purification agree with their twins to 1e-4."""
         unet, classifier, x = self.torch["PyTorch"]
-        noises = iter(map(twins.tensor_images, self._noises()))
+        noises = iter(map(twins.tensor_images, twins.noises(self.setting.t_star, self.x, self.keys)))
         t = self.coefficients["time"][0]
         with torch.no_grad():
             pairs = {
@@ -139,13 +139,6 @@ class Case:
             if error > TOLERANCE:
                 raise AssertionError(f"{name}: ours and PyTorch's differ by {error:.1e}, expected {TOLERANCE:.0e}; "
                                      "times of different functions say nothing")
-
-    def _noises(self):
-        """Our noise in PyTorch's order: eps_1..eps_t*, then z_t*..z_1."""
-        up = range(1, self.setting.t_star + 1)
-        order = [(randomness.FORWARD, t) for t in up] + [(randomness.REVERSE, t) for t in reversed(up)]
-        draw = lambda key, x, direction, t: randomness.normal(randomness.step_key(key, direction, t), x)
-        return [jax.vmap(partial(draw, direction=direction, t=t))(self.keys, self.x) for direction, t in order]
 
     def purification(self):
         return _purification(self.purifier, self.x, self.keys)

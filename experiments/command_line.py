@@ -21,6 +21,8 @@ EXPERIMENTS = {
     "diagnosis": "why predictors fail where they fail: linearity, anisotropy, norm, anchor shift",
     "randomness": "what varies in a purified image: its randomness against its input (Fig. 2, Tables S12, S13)",
     "randomness_evaluation": "robust accuracy with randomness fixed or not, transfer, EOT (App. C, Tables S2-S5)",
+    "protocols": "robust accuracy under every protocol, gradient and attack; preflight (App. C)",
+    "attack_peers": "our attacks beside AutoAttack's own: robust accuracy, seconds, model evaluations",
     "distances": "whether purification brings an image closer to its clean one (Fig. 1c, Tables 1, S7-S9)",
     "examples": "clean, adversarial and purified images, ordered by compression rate (Figs. S7, S8)",
     "anchors": "whether minimum perturbations at anchors are distributed as at clean images (Fig. S1)",

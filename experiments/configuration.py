@@ -16,6 +16,10 @@ def default_data() -> Path:
     return Path(os.environ.get("PURIMETRY_DATA") or default_cache() / "data")
 
 
+UNRECORDED = ("out", "cache", "data_dir", "workers", "inception", "clip", "resnet20")
+"""Options that do not determine the records, or of which records carry a fingerprint."""
+
+
 @dataclass(frozen=True)
 class Training:
     """How the classifier and the denoiser are trained."""
@@ -76,6 +80,10 @@ class Configuration:
     """Restarts of the converged attack: one for the margin, one for each rival class."""
     paper_steps: int = 40
     """Steps of the paper's attack."""
+    ensemble_steps: int = 100
+    """Steps of each attack of the standard ensemble (AutoAttack's)."""
+    square_queries: int = 5000
+    """Queries of its attack without gradients."""
     eps_max: float = 0.5
     """Limit of the search for minimum perturbations, in pixel units."""
     bootstrap: int = 1000
@@ -84,6 +92,8 @@ class Configuration:
     """Weights of the FID's Inception (pytorch-fid's pt_inception-2015-12-05-6726825d.pth, or .safetensors)."""
     clip: Path | None = None
     """Weights of CLIP (model.safetensors of openai/clip-vit-base-patch32)."""
+    resnet20: Path | None = None
+    """Weights of the ResNet-20 for CIFAR-10 (resnet20.th of akamaster/pytorch_resnet_cifar10, or .safetensors)."""
     training: Training = field(default_factory=Training)
 
     def __post_init__(self):
@@ -94,21 +104,20 @@ class Configuration:
         for name in ("samplers", "t_stars", "eps", "seeds", "eps_factors"):
             if not getattr(self, name):
                 raise ValueError(f"--{name.replace('_', '-')} is empty; name at least one")
-        for name in ("inception", "clip"):
+        for name in ("inception", "clip", "resnet20"):
             if (path := getattr(self, name)) is not None and not path.is_file():
                 raise ValueError(f"--{name} {path}: there is no such file; download the weights, or leave it out")
 
     def determinants(self) -> dict:
         """What determines the records, as JSON-like values."""
         values = asdict(self)
-        free = ("out", "cache", "data_dir", "workers", "inception", "clip")
-        return {name: values[name] for name in values if name not in free}
+        return {name: values[name] for name in values if name not in UNRECORDED}
 
 
 def quick(configuration: Configuration) -> Configuration:
     """A tour of about two minutes: fewer images, cells and training steps. Its numbers are only indicative."""
     return replace(
         configuration, images=min(configuration.images, 32), samplers=("ddpm", "ddim"), t_stars=(2, 5), eps=(0.1,),
-        seeds=configuration.seeds[:2], draws=8, attack_steps=8, bootstrap=200,
+        seeds=configuration.seeds[:2], draws=8, attack_steps=8, ensemble_steps=20, square_queries=200, bootstrap=200,
         training=replace(configuration.training, classifier_steps=500, denoiser_steps=1000, robust_steps=500),
     )

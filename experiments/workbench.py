@@ -81,6 +81,11 @@ class Workbench:
         return self._classifier[0]
 
     @cached_property
+    def robust_classifier(self) -> Network:
+        """The same network, adversarially trained."""
+        return models.robust_classifier(self.configuration.training, self.dataset, self.configuration.cache)[0]
+
+    @cached_property
     def denoiser(self) -> Network:
         """The trained noise predictor."""
         return self._denoiser[0]

@@ -14,9 +14,9 @@ from .headline import QUESTION, headline
 from .table import PAPERS
 
 SECTIONS = (
-    "prediction", "hypotheses", "diagnosis", "robust_accuracy", "rates", "rates_timesteps", "minimum_perturbation",
-    "anchors", "distances", "distribution", "randomness", "randomness_evaluation", "manifold", "diffusion_steps",
-    "gaussian_field", "exact_theory", "examples", "training",
+    "prediction", "hypotheses", "diagnosis", "robust_accuracy", "protocols", "attack_peers", "rates",
+    "rates_timesteps", "minimum_perturbation", "anchors", "distances", "distribution", "randomness",
+    "randomness_evaluation", "manifold", "diffusion_steps", "gaussian_field", "exact_theory", "examples", "training",
 )
 """Experiments by what the reader wants to know first; each has a module here with TITLE, CAPTION, draw and tables."""
 

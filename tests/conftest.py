@@ -9,6 +9,9 @@ from jaxtyping import install_import_hook
 # (Rank promotion is allowed: networks add a vector of channels to an image everywhere.)
 install_import_hook(["purimetry.compression", "purimetry.theory"], "beartype.beartype")
 
+# A test's programs are compiled once and run a few times, so compiling them well would take most of the suite's time.
+os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=1 {os.environ.get('XLA_FLAGS', '')}"
+
 # Figures are drawn to files; no test may need a display.
 os.environ["MPLBACKEND"] = "agg"
 

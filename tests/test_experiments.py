@@ -14,8 +14,9 @@ from purimetry.figures import report, style
 
 TINY = {
     "images": 8, "samplers": ("ddpm", "reverse"), "t_stars": (2,), "eps": (0.1,), "seeds": (0,), "draws": 2,
-    "attack_steps": 4, "attack_restarts": 2, "paper_steps": 4, "bootstrap": 20, "eps_factors": (0.5, 1.0),
-    "training": Training(classifier_steps=200, denoiser_steps=50),
+    "attack_steps": 4, "attack_restarts": 2, "paper_steps": 4, "ensemble_steps": 4, "square_queries": 8,
+    "bootstrap": 20, "eps_factors": (0.5, 1.0),
+    "training": Training(classifier_steps=200, denoiser_steps=50, robust_steps=20),
 }
 
 

@@ -1,14 +1,19 @@
-"""PyTorch twins of our networks and of the purifier, for `benchmarks`: same weights, idiomatic PyTorch, no compiler.
+"""PyTorch twins of our networks and of the purifier: same weights, idiomatic PyTorch, no compiler.
 
-Each twin is built from our module, layer by layer, so there are no names to map. Images are [n, c, h, w].
+For `benchmarks` and `attack_peers`. Each twin is built from our module, layer by layer, so there are no names to map.
+Images are [n, c, h, w].
 """
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
+import jax
 import numpy as np
 import torch
 from torch import nn
+
+from ..compression import randomness
 
 
 def convolution(ours) -> nn.Conv2d:
@@ -118,6 +123,55 @@ class ConvNet(nn.Module):
         return self.readout(x.permute(0, 2, 3, 1).flatten(1))
 
 
+class ResNet20(nn.Module):
+    """The residual network of 20 layers for CIFAR-10 as its published weights name it, with its normalisation."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16)
+        widths = zip((16, 16, 32), (16, 32, 64), strict=True)
+        for number, (c_in, c_out) in enumerate(widths, 1):
+            blocks = [ResidualBlock(c_in, c_out), ResidualBlock(c_out, c_out), ResidualBlock(c_out, c_out)]
+            self.add_module(f"layer{number}", nn.Sequential(*blocks))
+        self.linear = nn.Linear(64, 10)
+        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406])[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225])[:, None, None], persistent=False)
+
+    def forward(self, x):
+        x = nn.functional.relu(self.bn1(self.conv1((x - self.mean) / self.std)))
+        return self.linear(self.layer3(self.layer2(self.layer1(x))).mean((2, 3)))
+
+
+class ResidualBlock(nn.Module):
+    """Two convolutions; where the width grows, the shortcut drops every second pixel and adds empty channels."""
+
+    def __init__(self, c_in: int, c_out: int):
+        super().__init__()
+        self.grown = c_out - c_in
+        self.conv1 = nn.Conv2d(c_in, c_out, 3, stride=2 if self.grown else 1, padding=1, bias=False)
+        self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1, bias=False)
+        self.bn1, self.bn2 = nn.BatchNorm2d(c_out), nn.BatchNorm2d(c_out)
+
+    def forward(self, x):
+        h = self.bn2(self.conv2(nn.functional.relu(self.bn1(self.conv1(x)))))
+        if self.grown:
+            x = nn.functional.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.grown // 2, self.grown // 2))
+        return nn.functional.relu(h + x)
+
+
+class Counted(nn.Module):
+    """A model that counts the images it was asked about, and those of them with a gradient."""
+
+    def __init__(self, model: Callable):
+        super().__init__()
+        self.model, self.evaluations, self.gradients = model, 0, 0
+
+    def forward(self, x):
+        self.evaluations += len(x)
+        self.gradients += len(x) * x.requires_grad
+        return self.model(x)
+
+
 def purify(noise_predictor: nn.Module, coefficients: dict[str, Sequence[float]], x, draw: Callable = torch.randn_like):
     """`purifiers.diffusion` on a batch, with the coefficients of `samplers.Steps` and noise from `draw`."""
     c = coefficients
@@ -127,6 +181,14 @@ def purify(noise_predictor: nn.Module, coefficients: dict[str, Sequence[float]],
     for state, prediction, noise, time in zip(c["state"], c["prediction"], c["noise"], c["time"], strict=True):
         x = state * x + prediction * noise_predictor(x, time) + noise * draw(x)
     return ((x + 1) / 2).clamp(0, 1)
+
+
+def noises(t_star: int, images, keys) -> list:
+    """Our noise at each image in the order in which `purify` draws it: that of t = 1..t*, then that of t*..1."""
+    up = range(1, t_star + 1)
+    order = [(randomness.FORWARD, t) for t in up] + [(randomness.REVERSE, t) for t in reversed(up)]
+    draw = lambda key, x, direction, t: randomness.normal(randomness.step_key(key, direction, t), x)
+    return [jax.vmap(partial(draw, direction=direction, t=t))(keys, images) for direction, t in order]
 
 
 def margin(logits, labels):

@@ -1,0 +1,150 @@
+"""Robust accuracy under every protocol, with the checks that come before it is believed (Secs. 2, 4, App. C).
+
+Command: purimetry run protocols
+Time: TIME
+Expect: EXPECT
+
+The first 48 images, the first sampler at the middle t*, the largest budget. An attack sees one fixed xi, a fresh one
+for every gradient, or the mean of 15 fresh ones (EOT); its candidate is then judged by that xi or by 8 which it never
+saw, read as the worst and the mean of them and as their majority. Judging every input while the attack still
+optimises, each under a draw of its own, is the mistake that drives any random defence down. Gradients are the
+defence's own, past the purifier (BPDA), or those of a surrogate with a single purification step. The attacks are the
+paper's (40 steps on cross-entropy), and Square, which needs no gradient. The last row of a protocol is what all
+attacks and gradients leave together.
+
+Before that, preflight looks for the flaws by which robustness claims have been overturned, at the bare classifier and
+at each sampler's middle t*.
+"""
+
+import json
+from collections.abc import Iterator
+from functools import partial
+
+import numpy as np
+
+from ..compression import samplers, schedules
+from ..compression.attacks.pgd import pgd
+from ..compression.attacks.square import square
+from ..compression.losses import cross_entropy, margin
+from ..compression.preflight import preflight
+from ..compression.protocol import (
+    BPDA, FULL, Protocol, evaluate, expectation, fixed, fresh, transferred, while_optimising,
+)
+from ..compression.purifiers.diffusion import fewer_steps
+from ..compression.records import Arrays, Measurement
+from .adversarial import EOT_DRAWS, TOGETHER, budget, targets
+from .progress import bar
+from .robust_accuracy import converged
+from .workbench import BARE, Cell, Workbench, each
+from .workers import Piece
+
+TESTS = 8
+"""Draws that judge a candidate which must not know them."""
+
+QUERIES = 300
+"""Of Square."""
+
+CHECKED = 32
+"""Images of a preflight, the first of the run's."""
+
+VALUES = ("robust", "clean", "evaluations", "gradients")
+"""Of `protocol.Row`, kept per image."""
+
+PROTOCOLS = (fixed(), transferred(TESTS), fresh(TESTS), expectation(EOT_DRAWS, TESTS), while_optimising(fresh()))
+
+
+def gradients(bench: Workbench, cell: Cell) -> dict:
+    """The purifiers whose Jacobians stand for the defence's, by name; one step for its t* is the surrogate."""
+    respaced = bench.configuration.respaced
+    if respaced % cell.t_star or cell.t_star == 1:
+        return {**FULL, **BPDA}
+    short = samplers.SAMPLERS[cell.sampler](schedules.respaced(schedules.linear(), respaced // cell.t_star), 1)
+    return {**FULL, **BPDA, "one step": fewer_steps(bench.purifier(cell), short)}
+
+
+def matrix(bench: Workbench, cell: Cell, protocol: Protocol, gradient: str) -> Arrays:
+    """One protocol and gradient, [rows, images]: of each attack a reading after the other, `at` says which."""
+
+    def compute() -> Arrays:
+        images, labels = targets(bench)
+        attacks = {"pgd": (partial(pgd, steps=bench.configuration.paper_steps), cross_entropy)}
+        if gradient == "full":
+            attacks["square"] = partial(square, queries=QUERIES, horizon=QUERIES), margin
+        with bar(f"{protocol.name}, {gradient} gradient") as show:
+            rows = evaluate([protocol], attacks, bench.classifier, bench.purifier(cell), images, labels,
+                            bench.keys()[: len(images)], budget(bench), size=TOGETHER,
+                            gradients={gradient: gradients(bench, cell)[gradient]},
+                            on_segment=lambda name, done, active: show(done, name))
+        values = {name: np.stack([getattr(row, name) for row in rows]) for name in VALUES}
+        return {"at": np.array([json.dumps(row.at) for row in rows]), **values}
+
+    name = f"{cell}-{protocol.name}-{gradient}".replace(",", "").replace(" ", "-")
+    return bench.shard("protocols", name, compute)
+
+
+def checked(bench: Workbench, cell: Cell) -> Arrays:
+    """What preflight finds at the largest budget: the flaws as JSON, and how many checks found none."""
+
+    def compute() -> Arrays:
+        with bar(f"preflight of {cell}") as show:
+            found = preflight(bench.classifier, bench.purifier(cell), bench.images[:CHECKED], bench.labels[:CHECKED],
+                              bench.keys()[:CHECKED], budget(bench), attack=converged(bench.configuration),
+                              gradient_free=partial(square, queries=QUERIES, horizon=QUERIES),
+                              on_check=lambda name: show(0, name))
+        flaws = [json.dumps({"check": f.check, "severity": f.severity, "found": str(f)}) for f in found.found]
+        return {"flaws": np.array(flaws, dtype=str), "passed": np.int64(len(found.passed))}
+
+    return bench.shard("protocols", f"preflight-{cell}", compute)
+
+
+def pieces(bench: Workbench) -> list[Piece]:
+    """Each protocol with each gradient, and each preflight."""
+    cell = bench.middle_cells[0]
+    found = [
+        Piece((protocol.name, gradient), protocol.k + 2, partial(matrix, bench, cell, protocol, gradient))
+        for protocol in PROTOCOLS for gradient in gradients(bench, cell)
+    ]
+    return found + [Piece(cell, 10, partial(checked, bench, cell)) for cell in _checked(bench)]
+
+
+def run(bench: Workbench) -> list[Measurement]:
+    """Check, attack under every protocol, and join what all attacks of a protocol leave together."""
+    found = [m for cell in each("preflight", _checked(bench)) for m in _flaws(bench, cell)]
+    cell = bench.middle_cells[0]
+    for protocol in each("protocols", list(PROTOCOLS)):
+        parts = [matrix(bench, cell, protocol, gradient) for gradient in gradients(bench, cell)]
+        rows = {name: np.concatenate([part[name] for part in parts]) for name in ("at", *VALUES)}
+        found += _rows(bench, cell, rows)
+        found += _together(bench, cell, rows)
+    return bench.write("protocols", found)
+
+
+def _checked(bench: Workbench) -> list[Cell]:
+    return [BARE, *bench.middle_cells]
+
+
+def _flaws(bench: Workbench, cell: Cell) -> Iterator[Measurement]:
+    arrays, n = checked(bench, cell), min(CHECKED, len(bench.images))
+    at = {**cell.at, "eps": budget(bench)}
+    yield bench.measurement("protocols", "checks_passed", arrays["passed"], None, n, "checks", at)
+    for flaw in map(json.loads, arrays["flaws"]):
+        yield bench.measurement("protocols", "flaw", 1, None, n, "checks", {**at, **flaw})
+
+
+def _rows(bench: Workbench, cell: Cell, rows: Arrays) -> Iterator[Measurement]:
+    for at, robust, clean, evaluations, spent in zip(*rows.values(), strict=True):
+        at = {**cell.at, **json.loads(str(at))}
+        yield bench.mean("protocols", "robust_accuracy", 100 * robust, "%", at)
+        yield bench.mean("protocols", "clean_accuracy", 100 * clean, "%", at)
+        yield bench.mean("protocols", "evaluations", evaluations, "model evaluations an image", at)
+        yield bench.mean("protocols", "gradients", spent, "gradients an image", at)
+
+
+def _together(bench: Workbench, cell: Cell, rows: Arrays) -> Iterator[Measurement]:
+    """What the strongest of all attacks and gradients leaves of each image, reading by reading."""
+    coordinates = [json.loads(str(at)) for at in rows["at"]]
+    for reading in dict.fromkeys(at["reading"] for at in coordinates):
+        which = [i for i, at in enumerate(coordinates) if at["reading"] == reading]
+        at = {**cell.at, **coordinates[which[0]], "gradient": "all", "attack": "all"}
+        at |= {name: sum(coordinates[i][name] for i in which) for name in ("steps", "restarts")}
+        yield bench.mean("protocols", "robust_accuracy", 100 * rows["robust"][which].min(0), "%", at)

@@ -1,0 +1,112 @@
+"""Our attacks beside AutoAttack's: what each leaves of robust accuracy, and what it costs."""
+
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from ..compression.records import Measurement, read_records
+from . import style
+from .selection import distinct, find, percent_bar, select
+from .table import NONE, Row, Table, errors_over, number
+
+__all__ = ["TITLE", "CAPTION", "draw", "tables"]
+
+TITLE = "Attacks beside AutoAttack's own"
+CAPTION = (
+    "Each row is a defence at one budget, each column an attack by itself, the last the standard ensemble of them. "
+    "Top: what the attack leaves of robust accuracy, ours and AutoAttack's on the same weights and images, 95 % "
+    "intervals over images. Bottom: how many times the seconds of one core and the model evaluations of ours "
+    "AutoAttack takes; right of the line ours takes fewer."
+)
+ATTACKS = {"apgd_ce": "APGD-CE", "apgd_t": "APGD-T (DLR)", "fab_t": "FAB-T", "square": "Square", "all": "ensemble"}
+DEFENCES = {"undefended": "digits, undefended", "TRADES": "digits, TRADES", "ResNet-20": "CIFAR-10, ResNet-20"}
+LOOKS = {"ours": (style.BLUE, "o", "ours"), "autoattack": (style.VERMILION, "x", "AutoAttack")}
+COSTS = {"seconds": (style.BLACK, "D", "seconds"), "evaluations": (style.ORANGE, "s", "model evaluations")}
+
+
+@style.applied()
+def draw(folder: Path) -> Figure:
+    """The figure of a run's `attack_peers` records."""
+    records = read_records(folder, "attack_peers")
+    rows = _rows(records)
+    figure = style.new_figure(1.6 + 0.36 * len(rows))
+    axes = figure.subplots(2, len(ATTACKS), sharey=True)
+    for column, (attack, name) in enumerate(ATTACKS.items()):
+        found = [m for m in records if m.at["attack"] == attack]
+        _accuracies(axes[0, column], found, rows)
+        _costs(axes[1, column], found, rows)
+        axes[0, column].set_title(name)
+    axes[0, 0].set_yticks(range(len(rows)), [f"{_name(defence)}, {_budget(eps)}" for defence, eps in rows])
+    axes[0, 0].invert_yaxis()
+    axes[0, 2].set_xlabel("robust accuracy (%)")
+    axes[1, 2].set_xlabel("AutoAttack's cost over ours (ratio)")
+    looks = (*LOOKS.values(), *COSTS.values())
+    handles = [Line2D([], [], color=colour, marker=mark, linestyle="", label=name) for colour, mark, name in looks]
+    style.legend_below(figure, handles, 4)
+    return figure
+
+
+def _rows(records: list[Measurement]) -> list[tuple[str, float]]:
+    return [(defence, eps) for defence in distinct(records, "defence")
+            for eps in distinct((m for m in records if m.at["defence"] == defence), "eps")]
+
+
+def _name(defence: str) -> str:
+    """A defence in words; a purified one is named by its sampler and t*."""
+    if defence in DEFENCES:
+        return DEFENCES[defence]
+    sampler, t_star = defence.rsplit("-t", 1)
+    return f"digits, {style.SAMPLER_NAMES[sampler]} t* = {t_star}"
+
+
+def _budget(eps: float) -> str:
+    """A budget in steps of 1/255 where it is a whole number of them."""
+    steps = 255 * eps
+    return f"{round(steps)}/255" if abs(steps - round(steps)) < 1e-6 else f"{eps:g}"
+
+
+def _accuracies(axis: Axes, records: list[Measurement], rows: list[tuple[str, float]]) -> None:
+    for place, (defence, eps) in enumerate(rows):
+        for by, (colour, marker, _) in LOOKS.items():
+            if m := find(records, "robust_accuracy", defence=defence, eps=eps, by=by):
+                shift = -0.14 if by == "ours" else 0.14
+                axis.errorbar(m.value, place + shift, xerr=percent_bar(m), color=colour, marker=marker)
+    axis.set(xlim=(-4, 104))
+
+
+def _costs(axis: Axes, records: list[Measurement], rows: list[tuple[str, float]]) -> None:
+    for quantity, (colour, marker, _) in COSTS.items():
+        for place, (defence, eps) in enumerate(rows):
+            ours, theirs = (find(records, quantity, defence=defence, eps=eps, by=by) for by in LOOKS)
+            if ours and theirs and ours.value:
+                axis.plot(theirs.value / ours.value, place, marker, color=colour)
+    axis.axvline(1, color=style.GREY, linewidth=1)
+    axis.set(xscale="log", xlim=(0.1, 100))
+
+
+def tables(run: dict[str, list[Measurement]]) -> list[Table]:
+    """The ensembles, then every attack."""
+    records = run["attack_peers"]
+    note = (f"{errors_over(select(records, 'robust_accuracy'))} Seconds of one core, and images on which the model was "
+            "asked, are those of all images together. Alone: images that this side broke and the other did not.")
+    single = [name for name in ATTACKS if name != "all"]
+    return [
+        Table("The standard ensemble and AutoAttack", [_row(records, d, e, "all") for d, e in _rows(records)], note),
+        Table("Attack by attack", [_row(records, d, e, a) for d, e in _rows(records) for a in single], note),
+    ]
+
+
+def _row(records: list[Measurement], defence: str, eps: float, attack: str) -> Row:
+    at = {"defence": defence, "eps": eps, "attack": attack}
+    row = {"defence": _name(defence), "eps": _budget(eps), "attack": ATTACKS[attack]}
+    for by, (_, _, name) in LOOKS.items():
+        row[f"{name}: robust (%)"] = number(find(records, "robust_accuracy", **at, by=by))
+    for quantity, digits in (("seconds", 1), ("evaluations", 0), ("broken_alone", 0)):
+        for by, (_, _, name) in LOOKS.items():
+            m = find(records, quantity, **at, by=by)
+            row[f"{name}: {quantity.replace('broken_alone', 'alone')}"] = f"{m.value:,.{digits}f}" if m else NONE
+    ours, theirs = (find(records, "seconds", **at, by=by) for by in LOOKS)
+    row["times as fast"] = f"{theirs.value / ours.value:.1f}" if theirs else NONE
+    return row
