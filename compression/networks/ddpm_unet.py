@@ -138,8 +138,10 @@ class DDPMUNet(nnx.Module):
                 skips.append(width)
             self.down_blocks.append(block)
         middle = widths[-1]
-        self.mid_block = nnx.Dict(resnets=nnx.List([residual(middle, middle), residual(middle, middle)]))
-        self.mid_block["attentions"] = nnx.List([attention(middle)] if add_attention else [])
+        self.mid_block = nnx.Dict(
+            resnets=nnx.List(residual(middle, middle) for _ in range(2)),
+            attentions=nnx.List([attention(middle)] if add_attention else []),
+        )
         below = middle
         for level, (width, kind) in enumerate(zip(reversed(widths), up_block_types, strict=True)):
             incoming = [c_in + skips.pop() for c_in in (below, *[width] * layers_per_block)]
