@@ -4,6 +4,7 @@ Both come as a "binary version" (records of label bytes and 3,072 bytes of pixel
 version" (pickles, read without running any code of theirs), each an archive that may lie packed or unpacked.
 """
 
+import gzip
 import tarfile
 import zlib
 from collections.abc import Callable, Iterable
@@ -124,7 +125,7 @@ def _find(name: str, folder: Path, versions: tuple[Version, ...]) -> tuple[Path,
     """Where one of the versions lies, unpacked rather than packed."""
     for version in versions:
         for place in (version.folder, version.archive):
-            if folder.name == place and folder.exists():
+            if folder.absolute().name == place and folder.exists():
                 return folder, version
             if (folder / place).exists():
                 return folder / place, version
@@ -146,17 +147,19 @@ def _packed(archive: Path, version: Version) -> tuple[dict[str, bytes], list[str
     """The same of an archive, in one pass and in memory, so that no path of the archive's is ever written to."""
     wanted, contents, found = {f"{version.folder}/{file}": file for file in _files(version)}, {}, []
     try:
-        with tarfile.open(archive, "r|gz") as members:
+        with gzip.open(archive) as unpacked, tarfile.open(fileobj=unpacked, mode="r|") as members:
             for member in members:
                 found.append(name := member.name.removeprefix("./"))
                 if name in wanted and member.isreg():
                     contents[wanted[name]] = members.extractfile(member).read()
-    except (tarfile.TarError, EOFError, zlib.error) as error:
+            while unpacked.read(1 << 20):
+                pass  # to the end, where gzip compares its checksum
+    except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(f"{archive} is truncated or damaged ({error}); delete it and get it again") from error
     return contents, found
 
 
-def _joined(batches: list[Batch]) -> tuple[Bytes, Int[np.ndarray, "n"]]:
+def _joined(batches: list[Batch]) -> tuple[Bytes, Int[np.ndarray, "all"]]:
     labels = np.concatenate([labels for _, labels in batches])
     images = np.empty((len(labels), 32, 32, 3), np.uint8)
     return Bytes(np.concatenate([images.transpose(0, 2, 3, 1) for images, _ in batches], out=images)), labels

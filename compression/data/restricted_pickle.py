@@ -92,4 +92,4 @@ def _plain(found: Any) -> Any:
             return found.value
         case _ if isinstance(found, PLAIN):
             return found
-    raise pickle.UnpicklingError(f"it holds a {type(found).__name__.strip('_').lower()}")
+    raise pickle.UnpicklingError(f"it holds something of type {type(found).__name__}")
