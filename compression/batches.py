@@ -15,12 +15,13 @@ import numpy as np
 
 from .callables import as_pytree
 
-SHARD = 64
-"""Images in one compiled call."""
+SHARD, VALUES = 64, 49_152
+"""Images in one compiled call: at most SHARD, and no more than VALUES numbers of them in all (16 CIFAR images), for
+what a gradient keeps of a large image is large."""
 
 
 def over_images(
-    function: Callable, shared: tuple, *rows: Any, which: Any = None, size: int = SHARD, name: str = "result"
+    function: Callable, shared: tuple, *rows: Any, which: Any = None, size: int | None = None, name: str = "result"
 ) -> Any:
     """Apply `function(*shared, *row)` to each image's row and stack the results as NumPy arrays.
 
@@ -29,6 +30,7 @@ def over_images(
     shared: pytrees that are the same for all images (purifier, classifier); inputs of the program, not constants.
     rows: pytrees of arrays or keys with the images along the first axis, all of one length n >= 1.
     which: numbers of the rows to take, in order; all unless told.
+    size: rows in one compiled call; SHARD, or fewer of large images, unless told.
 
     Raises NonFinite, a FloatingPointError, with the index of the first image whose result is not finite.
 
@@ -41,6 +43,7 @@ def over_images(
     which = np.arange(*lengths) if which is None else np.asarray(which)
     shared = tuple(as_pytree(argument) if callable(argument) else argument for argument in shared)
     rows = jax.tree.map(_on_host, rows)
+    size = size or shard_size(rows)
     results = []
     for start in range(0, len(which), size):
         kept = which[np.minimum(np.arange(start, start + size), len(which) - 1)]
@@ -49,6 +52,16 @@ def over_images(
     result = jax.tree.map(lambda *leaves: np.concatenate(leaves), *results)
     require_finite(result, name, which)
     return result
+
+
+def shard_size(rows: Any) -> int:
+    """Rows of a pytree of arrays that make one compiled call, a power of two.
+
+    >>> shard_size(np.zeros((500, 8, 8, 1))), shard_size(np.zeros((500, 32, 32, 3))), shard_size(np.zeros((9, 5000)))
+    (64, 16, 8)
+    """
+    largest = max(leaf.size // len(leaf) for leaf in jax.tree.leaves(rows))
+    return min(SHARD, 1 << (max(1, VALUES // largest).bit_length() - 1))
 
 
 def _on_host(leaf):

@@ -195,7 +195,7 @@ def purification_time(claim: Claim) -> Iterator[Finding]:
         yield Finding("purification_time", "warning", "t* is 0, which purifies nothing", "give t* in steps: a fraction "
                       "of the process times the number of steps", {"t_star": 0})
         return
-    left, told = float(np.prod(1 / np.asarray(steps.state, np.float64))), float(steps.time[0])
+    left, told = float(steps.signal[0]), float(steps.time[0])
     noise = np.sqrt(max(1 - left**2, 0)) / left / 2
     measured = {"t_star": t_star, "noise": noise, "left": left, "time": told}
     where = f"t* = {t_star} steps, the predictor's time {told:g},"

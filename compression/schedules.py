@@ -9,12 +9,16 @@ from typing import NamedTuple
 import numpy as np
 
 
+CONTINUOUS = 999
+"""What a network of continuous time is told at t = 1: 999 t at t in [0, 1], score_sde's convention."""
+
+
 class Schedule(NamedTuple):
     """A discrete variance-preserving schedule.
 
     alpha_bar: [T + 1], float64, decreasing from alpha_bar[0] = 1.
     time: [T + 1], what the noise predictor is told at each step: the zero-based index of the step in the
-        schedule it was trained on (diffusers' convention); time[0] is never used.
+        schedule it was trained on (diffusers' convention), or 999 t of a continuous one; time[0] is never used.
     """
 
     alpha_bar: np.ndarray
@@ -53,6 +57,42 @@ def cosine(steps: int = 1000, offset: float = 0.008, beta_limit: float = 0.999) 
     t = np.arange(steps + 1) / steps
     f = np.cos((t + offset) / (1 + offset) * np.pi / 2) ** 2
     return from_betas(np.minimum(1 - f[1:] / f[:-1], beta_limit))
+
+
+def vp(steps: int = 1000, t_end: float = 1.0, beta_min: float = 0.1, beta_max: float = 20.0) -> Schedule:
+    """The continuous VP schedule beta(t) = beta_min + t (beta_max - beta_min) at t = t_end / steps, ..., t_end.
+
+    alpha_bar(t) = exp(-integral of beta) (Song et al. 2020b, App. C); DDPM's linear schedule tends to it. The noise
+    predictor is told 999 t. DiffPure's t* is t_end, whatever the number of steps.
+
+    >>> round(float(vp(20, t_end=0.1).alpha_bar[20]), 3), float(vp(20, t_end=0.1).time[20])
+    (0.896, 99.9)
+    """
+    if not 0 <= beta_min <= beta_max or beta_max == 0:
+        raise ValueError(f"beta grows from beta_min >= 0 to beta_max > 0, got {beta_min} to {beta_max}; swap them")
+    t = _even(steps, t_end, "0 < t_end <= 1", t_end <= 1)
+    return Schedule(np.exp(-beta_min * t - (beta_max - beta_min) * t**2 / 2), CONTINUOUS * t)
+
+
+def rectified(steps: int, t_end: float) -> Schedule:
+    """Rectified flow's straight way to noise, (1 - t) x_0 + t eps at t = t_end / steps, ..., t_end < 1, as a schedule.
+
+    Divided by its length sqrt((1 - t)^2 + t^2) it preserves variance, so all samplers run on it; `samplers.ddim` is
+    then Euler's method on the flow (Liu et al. 2023; Lipman et al. 2023). The noise predictor is told 999 t.
+
+    >>> rectified(2, 0.5).alpha_bar.round(3).tolist()
+    [1.0, 0.9, 0.5]
+    """
+    t = _even(steps, t_end, "0 < t_end < 1", t_end < 1)
+    return Schedule((1 - t) ** 2 / ((1 - t) ** 2 + t**2), CONTINUOUS * t)
+
+
+def _even(steps, t_end, expected, below):
+    if not (t_end > 0 and below):
+        raise ValueError(f"t_end is a time of the continuous process, {expected}, got {t_end}; divide steps by T")
+    if steps < 1:
+        raise ValueError(f"a schedule has at least 1 step, got {steps}")
+    return np.linspace(0, t_end, steps + 1)
 
 
 def respaced(schedule: Schedule, steps: int) -> Schedule:

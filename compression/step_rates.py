@@ -45,6 +45,8 @@ def step_rates(
     are sqrt(E ||J v||^2 / E ||v||^2), exact in expectation of the squares and not an expansion in the step; the
     first-order form is E v^T J_t v / E ||v||^2. One product with J_eps for each perturbation and rate.
 
+    Raises TypeError for other purifiers, and ValueError for samplers with memory (those of `solvers`).
+
     >>> import purimetry as pm
     >>> from purimetry.compression.manifold import isotropic
     >>> x, key = jnp.full((8, 8, 1), 0.5), pm.configuration(0, 0)
@@ -55,6 +57,8 @@ def step_rates(
     if len(perturbations) < 2:
         raise ValueError(f"a standard error needs at least 2 perturbations, got {len(perturbations)}; draw more")
     noise_predictor, steps, step_key = parts(purifier)
+    if steps.memory:
+        raise ValueError("a step that recalls former predictions has no rate of its own; measure the whole purifier")
     steps = steps.astype(x.dtype)
     noisy = samplers.diffuse(steps, 2 * x - 1, key, step_key)
     later = samplers.denoise(steps, noise_predictor, noisy, key, step_key)[1]

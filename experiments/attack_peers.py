@@ -52,7 +52,9 @@ CIFAR_EPS = (1 / 255, 8 / 255)
 ATTACKS = {"apgd_ce": "apgd-ce", "apgd_t": "apgd-t", "fab_t": "fab-t", "square": "square"}
 """The attacks in their order, with AutoAttack's names."""
 
-RESNET20 = "ResNet-20"
+UNDEFENDED, TRADES, PURIFIED, RESNET20 = "undefended", "TRADES", "purified", "ResNet-20"
+DEFENCES = (UNDEFENDED, TRADES, PURIFIED, RESNET20)
+"""In order; what is called purified is in records by its sampler and t*."""
 
 TOLERANCE = 1e-4
 """Largest difference of the twins' logits, relative to the largest logit: float32 through all layers and steps."""
@@ -92,14 +94,14 @@ def defences(bench: Workbench) -> dict[str, Callable[[], Defence]]:
     """How to make each defence, by name, of those that this run can."""
     cell = bench.middle_cells[0]
     found = {
-        "undefended": lambda: _bare(bench, bench.classifier),
-        "TRADES": lambda: _bare(bench, bench.robust_classifier),
-        str(cell): lambda: _purified(bench, cell),
-        RESNET20: lambda: _resnet20(bench),
+        UNDEFENDED: (UNDEFENDED, lambda: _bare(bench, bench.classifier)),
+        TRADES: (TRADES, lambda: _bare(bench, bench.robust_classifier)),
+        PURIFIED: (str(cell), lambda: _purified(bench, cell)),
+        RESNET20: (RESNET20, lambda: _resnet20(bench)),
     }
     if {"data_dir", "resnet20"} & set(_lacking(bench)):
         del found[RESNET20]
-    return found
+    return dict(found[name] for name in DEFENCES if name in found)
 
 
 def ours(bench: Workbench, name: str, eps: float, attack: str) -> Arrays:
@@ -241,12 +243,12 @@ def _logits(classifier, purifier, x, key):
 
 def _bare(bench: Workbench, classifier: Network) -> Defence:
     images, labels = bench.images[:IMAGES], bench.labels[:IMAGES]
-    return Defence(images, labels, classifier, identity, bench.keys()[0], lambda: _convnet(classifier), 16)
+    return Defence(images, labels, classifier, identity, bench.keys()[0], lambda: _convnet(classifier), IMAGES)
 
 
 def _purified(bench: Workbench, cell: Cell) -> Defence:
     bare, purifier = _bare(bench, bench.classifier), bench.purifier(cell)
-    return bare._replace(purifier=purifier, twin=partial(_behind, purifier, bare))
+    return bare._replace(purifier=purifier, twin=partial(_behind, purifier, bare), size=16)
 
 
 def _resnet20(bench: Workbench) -> Defence:

@@ -16,12 +16,13 @@ EXPERIMENTS = {
     "training": "clean accuracy of the classifier, denoising error of the noise predictor",
     "rates": "expected compression rates by sampler, t*, eps and seed (Tables 2, 5, 6)",
     "minimum_perturbation": "minimum perturbations at clean images and anchors (Figs. 3b, S1)",
+    "preflight": "checks of defence, gradient and attack before a robust accuracy is believed",
     "robust_accuracy": "robust accuracy with fixed randomness, two attacks (Table 2)",
     "prediction": "robust accuracy predicted without an attack, beside the measured one (Fig. 3a, Table 3)",
     "diagnosis": "why predictors fail where they fail: linearity, anisotropy, norm, anchor shift",
     "randomness": "what varies in a purified image: its randomness against its input (Fig. 2, Tables S12, S13)",
     "randomness_evaluation": "robust accuracy with randomness fixed or not, transfer, EOT (App. C, Tables S2-S5)",
-    "protocols": "robust accuracy under every protocol, gradient and attack; preflight (App. C)",
+    "protocols": "robust accuracy of one defence under every protocol, gradient and attack (App. C)",
     "attack_peers": "our attacks beside AutoAttack's own: robust accuracy, seconds, model evaluations",
     "distances": "whether purification brings an image closer to its clean one (Fig. 1c, Tables 1, S7-S9)",
     "examples": "clean, adversarial and purified images, ordered by compression rate (Figs. S7, S8)",
@@ -36,7 +37,7 @@ EXPERIMENTS = {
 }
 """Every experiment, in an order in which each finds what it joins."""
 
-MAIN = ("training", "rates", "minimum_perturbation", "robust_accuracy", "prediction", "diagnosis")
+MAIN = ("training", "rates", "minimum_perturbation", "preflight", "robust_accuracy", "prediction", "diagnosis")
 """What `reproduce` runs without `--all`."""
 
 

@@ -16,8 +16,22 @@ def default_data() -> Path:
     return Path(os.environ.get("PURIMETRY_DATA") or default_cache() / "data")
 
 
-UNRECORDED = ("out", "cache", "data_dir", "workers", "inception", "clip", "resnet20")
+UNRECORDED = ("out", "cache", "data_dir", "workers", "inception", "clip", "resnet20", "denoiser")
 """Options that do not determine the records, or of which records carry a fingerprint."""
+
+COLOUR = {
+    "images": 64, "t_stars": (1, 2, 5, 10), "eps": (1 / 255, 2 / 255), "draws": 4, "attack_restarts": 3,
+    "eps_max": 8 / 255,
+}
+OWN = {
+    "digits": {
+        "images": 128, "t_stars": (1, 2, 5, 10, 15), "eps": (0.1, 0.2), "draws": 16, "attack_restarts": 10,
+        "eps_max": 0.5,
+    },
+    "cifar10": COLOUR,
+    "cifar100": COLOUR,
+}
+"""What a data set takes for options that are not told: as much as a CPU affords, budgets where images are broken."""
 
 
 @dataclass(frozen=True)
@@ -56,36 +70,36 @@ class Configuration:
     """Images to measure on; `purimetry data` gets those that do not come with scikit-learn."""
     data_dir: Path = field(default_factory=default_data)
     """Folder of data sets (PURIMETRY_DATA): packed or unpacked archives of CIFAR's authors."""
-    images: int = 128
-    """Test images in every cell of the grid (at least 2; digits have 500, CIFAR 10,000)."""
+    images: int | None = None
+    """Test images in every cell of the grid, at least 2 (128 of the 500 digits, 64 of CIFAR's 10,000 unless told)."""
     subset_seed: int | None = None
     """Seed of a random choice of the test images; the first ones unless told."""
     samplers: tuple[Literal["ddpm", "reverse", "ddim"], ...] = ("ddpm", "reverse", "ddim")
     """Samplers of the diffusion purifier."""
     respaced: int = 100
     """Steps of the respaced schedule, a divisor of 1000."""
-    t_stars: tuple[int, ...] = (1, 2, 5, 10, 15)
-    """Purification steps, of the respaced schedule."""
-    eps: tuple[float, ...] = (0.1, 0.2)
-    """Attack budgets, l_inf in pixel units (0 to 1)."""
+    t_stars: tuple[int, ...] | None = None
+    """Purification steps, of the respaced schedule (1 2 5 10 unless told, for digits 15 as well)."""
+    eps: tuple[float, ...] | None = None
+    """Attack budgets, l_inf in pixel units, 0 to 1 (0.1 0.2 for digits, 1/255 2/255 for CIFAR unless told)."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Base seeds of xi; attacks use the first, what is cheap uses all."""
-    draws: int = 16
-    """Random perturbations for an expected rate."""
+    draws: int | None = None
+    """Random perturbations for an expected rate (16 for digits, 4 for CIFAR unless told)."""
     eps_factors: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0, 4.0)
     """Perturbation sizes of the rate's dependence on eps, relative to the first budget."""
     attack_steps: int = 16
     """Steps of each restart of the converged attack."""
-    attack_restarts: int = 10
-    """Restarts of the converged attack: one for the margin, one for each rival class."""
+    attack_restarts: int | None = None
+    """Restarts of the converged attack: the margin, then rival classes (10 for digits, 3 for CIFAR unless told)."""
     paper_steps: int = 40
     """Steps of the paper's attack."""
     ensemble_steps: int = 100
     """Steps of each attack of the standard ensemble (AutoAttack's)."""
     square_queries: int = 5000
     """Queries of its attack without gradients."""
-    eps_max: float = 0.5
-    """Limit of the search for minimum perturbations, in pixel units."""
+    eps_max: float | None = None
+    """Limit of the search for minimum perturbations, in pixel units (0.5 for digits, 8/255 for CIFAR unless told)."""
     bootstrap: int = 1000
     """Resamplings of the images for intervals."""
     inception: Path | None = None
@@ -93,10 +107,15 @@ class Configuration:
     clip: Path | None = None
     """Weights of CLIP (model.safetensors of openai/clip-vit-base-patch32)."""
     resnet20: Path | None = None
-    """Weights of the ResNet-20 for CIFAR-10 (resnet20.th of akamaster/pytorch_resnet_cifar10, or .safetensors)."""
+    """Weights of the ResNet-20 of akamaster/pytorch_resnet_cifar10, CIFAR-10's classifier (a flat state dict)."""
+    denoiser: Path | None = None
+    """Folder of CIFAR's noise predictor in diffusers' format, as google/ddpm-cifar10-32 (a small one is trained)."""
     training: Training = field(default_factory=Training)
 
     def __post_init__(self):
+        for name, own in OWN[self.dataset].items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, own)
         if self.images < 2:
             raise ValueError(f"a standard error over images needs at least 2, got --images {self.images}")
         if self.workers < 0:
@@ -107,6 +126,8 @@ class Configuration:
         for name in ("inception", "clip", "resnet20"):
             if (path := getattr(self, name)) is not None and not path.is_file():
                 raise ValueError(f"--{name} {path}: there is no such file; download the weights, or leave it out")
+        if self.denoiser is not None and not self.denoiser.is_dir():
+            raise ValueError(f"--denoiser {self.denoiser}: there is no such folder; download it, or leave it out")
 
     def determinants(self) -> dict:
         """What determines the records, as JSON-like values."""

@@ -1,4 +1,4 @@
-"""Robust accuracy under every protocol, with the checks that come before it is believed (Secs. 2, 4, App. C).
+"""Robust accuracy of one defence under every protocol (compression_paper Secs. 2, 4, App. C).
 
 Command: purimetry run protocols
 Time: TIME
@@ -11,9 +11,6 @@ optimises, each under a draw of its own, is the mistake that drives any random d
 defence's own, past the purifier (BPDA), or those of a surrogate with a single purification step. The attacks are the
 paper's (40 steps on cross-entropy), and Square, which needs no gradient. The last row of a protocol is what all
 attacks and gradients leave together.
-
-Before that, preflight looks for the flaws by which robustness claims have been overturned, at the bare classifier and
-at each sampler's middle t*.
 """
 
 import json
@@ -26,7 +23,6 @@ from ..compression import samplers, schedules
 from ..compression.attacks.pgd import pgd
 from ..compression.attacks.square import square
 from ..compression.losses import cross_entropy, margin
-from ..compression.preflight import preflight
 from ..compression.protocol import (
     BPDA, FULL, Protocol, evaluate, expectation, fixed, fresh, transferred, while_optimising,
 )
@@ -34,8 +30,7 @@ from ..compression.purifiers.diffusion import fewer_steps
 from ..compression.records import Arrays, Measurement
 from .adversarial import EOT_DRAWS, TOGETHER, budget, targets
 from .progress import bar
-from .robust_accuracy import converged
-from .workbench import BARE, Cell, Workbench, each
+from .workbench import Cell, Workbench, each
 from .workers import Piece
 
 TESTS = 8
@@ -43,9 +38,6 @@ TESTS = 8
 
 QUERIES = 300
 """Of Square."""
-
-CHECKED = 32
-"""Images of a preflight, the first of the run's."""
 
 VALUES = ("robust", "clean", "evaluations", "gradients")
 """Of `protocol.Row`, kept per image."""
@@ -82,53 +74,24 @@ def matrix(bench: Workbench, cell: Cell, protocol: Protocol, gradient: str) -> A
     return bench.shard("protocols", name, compute)
 
 
-def checked(bench: Workbench, cell: Cell) -> Arrays:
-    """What preflight finds at the largest budget: the flaws as JSON, and how many checks found none."""
-
-    def compute() -> Arrays:
-        with bar(f"preflight of {cell}") as show:
-            found = preflight(bench.classifier, bench.purifier(cell), bench.images[:CHECKED], bench.labels[:CHECKED],
-                              bench.keys()[:CHECKED], budget(bench), attack=converged(bench.configuration),
-                              gradient_free=partial(square, queries=QUERIES, horizon=QUERIES),
-                              on_check=lambda name: show(0, name))
-        flaws = [json.dumps({"check": f.check, "severity": f.severity, "found": str(f)}) for f in found.found]
-        return {"flaws": np.array(flaws, dtype=str), "passed": np.int64(len(found.passed))}
-
-    return bench.shard("protocols", f"preflight-{cell}", compute)
-
-
 def pieces(bench: Workbench) -> list[Piece]:
-    """Each protocol with each gradient, and each preflight."""
+    """Each protocol with each gradient."""
     cell = bench.middle_cells[0]
-    found = [
+    return [
         Piece((protocol.name, gradient), protocol.k + 2, partial(matrix, bench, cell, protocol, gradient))
         for protocol in PROTOCOLS for gradient in gradients(bench, cell)
     ]
-    return found + [Piece(cell, 10, partial(checked, bench, cell)) for cell in _checked(bench)]
 
 
 def run(bench: Workbench) -> list[Measurement]:
-    """Check, attack under every protocol, and join what all attacks of a protocol leave together."""
-    found = [m for cell in each("preflight", _checked(bench)) for m in _flaws(bench, cell)]
-    cell = bench.middle_cells[0]
+    """Attack under every protocol, and join what all attacks of a protocol leave together."""
+    cell, found = bench.middle_cells[0], []
     for protocol in each("protocols", list(PROTOCOLS)):
         parts = [matrix(bench, cell, protocol, gradient) for gradient in gradients(bench, cell)]
         rows = {name: np.concatenate([part[name] for part in parts]) for name in ("at", *VALUES)}
         found += _rows(bench, cell, rows)
         found += _together(bench, cell, rows)
     return bench.write("protocols", found)
-
-
-def _checked(bench: Workbench) -> list[Cell]:
-    return [BARE, *bench.middle_cells]
-
-
-def _flaws(bench: Workbench, cell: Cell) -> Iterator[Measurement]:
-    arrays, n = checked(bench, cell), min(CHECKED, len(bench.images))
-    at = {**cell.at, "eps": budget(bench)}
-    yield bench.measurement("protocols", "checks_passed", arrays["passed"], None, n, "checks", at)
-    for flaw in map(json.loads, arrays["flaws"]):
-        yield bench.measurement("protocols", "flaw", 1, None, n, "checks", {**at, **flaw})
 
 
 def _rows(bench: Workbench, cell: Cell, rows: Arrays) -> Iterator[Measurement]:

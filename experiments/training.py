@@ -2,7 +2,7 @@
 
 Command: purimetry run training
 Time: about 100 s on 2 cores of an AMD EPYC, once; later runs load the weights.
-Expect: clean test accuracy >= 97 % on all 500 test digits.
+Expect: clean test accuracy >= 97 % on all 500 test digits; CIFAR-10's published ResNet-20 has 91.73 %.
 """
 
 from collections.abc import Iterator
@@ -18,6 +18,9 @@ from ..compression.losses import margin
 from ..compression.records import Measurement
 from .workbench import Workbench
 from .workers import Piece
+
+TESTED = 512
+"""Test images, the first ones, on which the denoiser is tested at most."""
 
 TIMES = (10, 20, 50, 100, 150, 300, 600)
 """Steps of 1000 at which the denoiser is tested."""
@@ -40,11 +43,12 @@ def _measure(bench: Workbench) -> Iterator[Measurement]:
     def compute():
         schedule = schedules.linear()
         margins = over_images(_margin, (bench.classifier,), images, labels)
-        keys = jax.random.split(jax.random.key(0), len(images))
+        shown = images[:TESTED]
+        keys = jax.random.split(jax.random.key(0), len(images))[:TESTED]
         errors = [
-            over_images(_squared_error, (bench.denoiser,), images, keys,
-                        np.full(len(images), schedule.alpha_bar[t], np.float32),
-                        np.full(len(images), schedule.time[t], np.float32))
+            over_images(_squared_error, (bench.denoiser,), shown, keys,
+                        np.full(len(shown), schedule.alpha_bar[t], np.float32),
+                        np.full(len(shown), schedule.time[t], np.float32))
             for t in TIMES
         ]
         return {"margin": margins, "squared_error": np.stack(errors)}

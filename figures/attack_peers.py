@@ -96,7 +96,7 @@ def tables(run: dict[str, list[Measurement]]) -> list[Table]:
     records = run["attack_peers"]
     note = (f"{errors_over(select(records, 'robust_accuracy'))} Seconds of one core, and images on which the model was "
             "asked, are those of all images together. Alone: images that this side broke and the other did not.")
-    single = [name for name in ATTACKS if name != "all"]
+    single = [name for name in distinct(records, "attack") if name != "all"]
     return [
         Table("The standard ensemble and AutoAttack", [_row(records, d, e, "all") for d, e in _rows(records)], note),
         Table("Attack by attack", [_row(records, d, e, a) for d, e in _rows(records) for a in single], note),

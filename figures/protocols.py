@@ -1,4 +1,4 @@
-"""Robust accuracy of one defence under every protocol, and what preflight found (App. C)."""
+"""Robust accuracy of one defence under every protocol (App. C)."""
 
 from functools import partial
 from pathlib import Path
@@ -9,7 +9,7 @@ from matplotlib.lines import Line2D
 
 from ..compression.records import Measurement, read_records
 from . import style
-from .selection import distinct, find, get, percent_bar, select
+from .selection import find, percent_bar, select
 from .table import Row, Table, cell_name, errors_over, number
 
 __all__ = ["TITLE", "CAPTION", "draw", "tables"]
@@ -78,12 +78,9 @@ def _row(axis: Axes, found, place: int) -> None:
 
 
 def tables(run: dict[str, list[Measurement]]) -> list[Table]:
-    """The whole matrix, and what preflight found."""
+    """The whole matrix."""
     records = run["protocols"]
-    return [_matrix(records), _preflight(records)]
 
-
-def _matrix(records: list[Measurement]) -> Table:
     def row(m: Measurement) -> Row:
         at = {name: m.at[name] for name in ("protocol", "reading", "gradient", "attack")}
         cost = find(records, "gradients", **at), find(records, "evaluations", **at)
@@ -98,19 +95,4 @@ def _matrix(records: list[Measurement]) -> Table:
     at = accuracy[0].at
     note = (f"{errors_over(accuracy)} k: configurations in a gradient; N: those of the test. An evaluation is the "
             "classifier behind the whole purifier once; those with a gradient are among them.")
-    return Table(f"Every protocol at {cell_name(at)}, eps {at['eps']:g}", [row(m) for m in accuracy], note)
-
-
-def _preflight(records: list[Measurement]) -> Table:
-    passed = select(records, "checks_passed")
-
-    def row(m: Measurement) -> Row:
-        flaws = [f.at["found"] for f in select(records, "flaw", sampler=m.at["sampler"], t_star=m.at["t_star"])]
-        defence = cell_name(m.at) if m.at["t_star"] else style.SAMPLER_NAMES["none"]
-        found = "; ".join(flaws) or "nothing"
-        return {"defence": defence, "checks that found nothing": f"{m.value:.0f}", "found": found}
-
-    eps = ", ".join(f"{value:g}" for value in distinct(passed, "eps"))
-    note = (f"On {get(records, 'checks_passed').n} images. An error would forbid to believe the number, a warning asks "
-            "for a look.")
-    return Table(f"Preflight at eps {eps}", [row(m) for m in passed], note)
+    return [Table(f"Every protocol at {cell_name(at)}, eps {at['eps']:g}", [row(m) for m in accuracy], note)]

@@ -14,7 +14,7 @@ from .headline import QUESTION, headline
 from .table import PAPERS
 
 SECTIONS = (
-    "prediction", "hypotheses", "diagnosis", "robust_accuracy", "protocols", "attack_peers", "rates",
+    "prediction", "hypotheses", "diagnosis", "robust_accuracy", "preflight", "protocols", "attack_peers", "rates",
     "rates_timesteps", "minimum_perturbation", "anchors", "distances", "distribution", "randomness",
     "randomness_evaluation", "manifold", "diffusion_steps", "gaussian_field", "exact_theory", "examples", "training",
 )

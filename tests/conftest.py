@@ -1,6 +1,7 @@
 """The strict environment of every test."""
 
 import os
+import sys
 
 import pytest
 from jaxtyping import install_import_hook
@@ -23,6 +24,14 @@ def pytest_configure(config: pytest.Config) -> None:
     """
     if hasattr(config, "cache"):
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(config.cache.mkdir("jax")))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget():
+    """A file's programs are its own: all of them together take gigabytes, and more memory maps than Linux grants."""
+    yield
+    if "jax" in sys.modules:
+        sys.modules["jax"].clear_caches()
 
 
 @pytest.fixture

@@ -59,7 +59,9 @@ def noise_levels(schedule: Schedule) -> NoiseLevels:
     (0.0001, False)
     """
     # 1 - alpha_bar is formed here in float64: at t = 1 its float32 difference would be wrong by 0.1 %.
-    return NoiseLevels(schedule.time.astype(np.float64), schedule.alpha_bar, 1 - schedule.alpha_bar)
+    # Samplers tell times in float32, so levels are found by those.
+    time = schedule.time.astype(np.float32).astype(np.float64)
+    return NoiseLevels(time, schedule.alpha_bar, 1 - schedule.alpha_bar)
 
 
 def eigenvalue(variances, signal, noise):
@@ -81,24 +83,70 @@ def sampler_steps(variances: Variances, schedule: Schedule, steps) -> Along:
 
     steps: a `Steps` of `compression.samplers`, made from `schedule`.
 
-    Raises ValueError when a time of `steps` is not one of the schedule's.
+    Raises ValueError when a time of `steps` is not one of the schedule's, and for steps with memory: those are no maps
+    of the state alone (`purified` follows them).
 
     >>> from purimetry.compression import samplers, schedules
     >>> steps = samplers.ddpm(schedules.linear(), 2)
     >>> sampler_steps(np.array([1.0]), schedules.linear(), steps).gain.round(5).ravel().tolist()
     [0.99995, 0.99994, 0.99994, 0.99995]
     """
-    at = {float(time): index for index, time in enumerate(schedule.time)}
+    if steps.memory:
+        raise ValueError("steps that recall former predictions have no gain of their own; `purified` gives the whole's")
+    change, ab = _predictions(variances, schedule, steps)
+    change *= _column(steps.prediction)
+    reverse = _column(steps.state) + change, -change * np.sqrt(ab), _column(steps.noise) ** 2
+    forward = _forward(variances, steps)
+    return Along(*(np.concatenate([a, _over(variances, b)]) for a, b in zip(forward, reverse, strict=True)))
+
+
+def purified(variances: Variances, schedule: Schedule, steps) -> Along:
+    """A sampler with the optimal noise predictor as a whole, with or without memory, [n].
+
+    steps: a `Steps` of `compression.samplers` or `compression.solvers`, made from `schedule`; otherwise ValueError.
+
+    >>> from purimetry.compression import schedules, solvers
+    >>> schedule = schedules.vp(20, t_end=0.15)
+    >>> purified(np.array([1.0]), schedule, solvers.dpm(schedule, 20)).gain.round(3).tolist()  # the flow's: sqrt(ab)
+    [0.9]
+    """
+    if not steps.memory:
+        return composed(sampler_steps(variances, schedule, steps))
+    eigenvalues, ab = _predictions(variances, schedule, steps)
+    state, prediction = _column(steps.state), _column(steps.prediction)
+    keep_state, keep_prediction, recalled = (np.asarray(c, np.float64) for c in steps.memory)
+    x = np.stack([1 + 0 * variances, 0 * variances])  # in units of x_t*, and of mu
+    kept = np.zeros((recalled.shape[1], *x.shape))
+    for i, signal in enumerate(np.sqrt(ab[:, 0])):
+        predicted = eigenvalues[i] * (x - np.array([[0], [signal]]))
+        keep = keep_state[i] * x + keep_prediction[i] * predicted
+        x = state[i] * x + prediction[i] * predicted + np.tensordot(recalled[i], kept, 1)
+        kept = np.concatenate([keep[None], kept[:-1]])
+    return composed(_forward(variances, steps)).then(Along(*x, 0 * variances))
+
+
+def _column(coefficients):
+    return np.asarray(coefficients, np.float64)[:, None]
+
+
+def _over(variances, column):
+    return np.broadcast_to(column, (len(column), len(variances)))
+
+
+def _forward(variances, steps) -> Along:
+    """Each forward step, [t*, n]."""
+    state, noise = _column(steps.forward_state), _column(steps.forward_noise)
+    return Along(*(_over(variances, column) for column in (state, 0 * state, noise**2)))
+
+
+def _predictions(variances, schedule, steps):
+    """Eigenvalue of the noise predictor at each reverse step, [t*, n], and its alpha_bar, [t*, 1]."""
+    at = {float(time): index for index, time in enumerate(np.asarray(schedule.time, np.float32))}
     unknown = [time for time in np.asarray(steps.time).tolist() if time not in at]
     if unknown:
         raise ValueError(f"steps has time {unknown[0]:g}, which the schedule lacks; pass the schedule it was made from")
-    column = lambda name: np.asarray(getattr(steps, name), np.float64)[:, None]
-    broadcast = lambda a: np.broadcast_to(a, (len(a), len(variances)))
-    forward = column("forward_state"), 0 * column("forward_state"), column("forward_noise") ** 2
     ab = schedule.alpha_bar[[at[float(time)] for time in np.asarray(steps.time)], None]
-    change = column("prediction") * eigenvalue(variances, ab, 1 - ab)
-    reverse = column("state") + change, -change * np.sqrt(ab), column("noise") ** 2
-    return Along(*(np.concatenate([broadcast(a), broadcast(b)]) for a, b in zip(forward, reverse, strict=True)))
+    return eigenvalue(variances, ab, 1 - ab), ab
 
 
 def composed(steps: Along) -> Along:

@@ -104,7 +104,7 @@ def purification(data: Gaussian, schedule: Schedule, steps) -> AffineMap:
     Each eigendirection is multiplied by one factor a step (`directions.sampler_steps`; App. A.3, Eqs. 15-19).
     Constants and the variances of the independent eps_t and z_t are carried along.
 
-    steps: a `Steps` of `compression.samplers`, made from `schedule`; otherwise ValueError.
+    steps: a `Steps` of `compression.samplers` or `solvers`, made from `schedule`; otherwise ValueError.
 
     >>> from purimetry.compression import samplers, schedules
     >>> data = gaussian(np.zeros((1, 2, 1)), np.diag([1.0, 0.0]))
@@ -112,6 +112,6 @@ def purification(data: Gaussian, schedule: Schedule, steps) -> AffineMap:
     >>> purification(data, schedules.linear(), steps).spectrum.rates.round(3).tolist()  # 0 and alpha_bar
     [0.0, 0.897]
     """
-    along = directions.composed(directions.sampler_steps(data.variances, schedule, steps))
+    along = directions.purified(data.variances, schedule, steps)
     mean = data.directions.T @ data.mean.reshape(-1)
     return AffineMap(along.gain, data.directions, data.directions @ (along.offset * mean), along.noise)

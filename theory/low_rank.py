@@ -131,7 +131,7 @@ def _predict(data: LowRank, levels: NoiseLevels, x: Image, t: Scalar) -> Image:
 def purification(data: LowRank, schedule: Schedule, steps) -> LowRankMap:
     """f_xi of a sampler with the optimal noise predictor, exactly (App. A.3 without its approximations).
 
-    steps: a `Steps` of `compression.samplers`, made from `schedule`; otherwise ValueError.
+    steps: a `Steps` of `compression.samplers` or `solvers`, made from `schedule`; otherwise ValueError.
 
     >>> from purimetry.compression import samplers, schedules
     >>> data = low_rank(np.zeros((32, 32, 3)), np.eye(3072, 40), 1.0, 0.0)
@@ -139,7 +139,7 @@ def purification(data: LowRank, schedule: Schedule, steps) -> LowRankMap:
     >>> closed.spectrum.rates.round(3).tolist(), round(closed.spectrum.rms_rate, 3)
     ([0.897, 0.0], 0.102)
     """
-    return LowRankMap(data, directions.composed(directions.sampler_steps(data.variances, schedule, steps)))
+    return LowRankMap(data, directions.purified(data.variances, schedule, steps))
 
 
 def rates_over_time(data: LowRank, schedule: Schedule, steps) -> History:

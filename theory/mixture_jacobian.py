@@ -74,7 +74,11 @@ def purification_jacobian(
 
     levels: `directions.noise_levels(schedule)`. steps: a `Steps` of `compression.samplers` made from that schedule.
     basis: `mean_differences(data)`.
+
+    Raises ValueError for steps with memory, which are no maps of the state alone.
     """
+    if steps.memory:
+        raise ValueError("steps that recall former predictions have no own Jacobian; differentiate the purifier")
     dtype, (d, r) = states.dtype, basis.shape
     basis, variance = jnp.asarray(basis, dtype), jnp.asarray(data.variances, dtype)[0]
     coordinates = jnp.asarray(data.means.reshape(len(data.means), -1), dtype) @ basis

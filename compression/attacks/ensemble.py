@@ -9,7 +9,6 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from ..batches import SHARD
 from ..checks import check_classifier, check_images
 from ..gradients import eot
 from ..losses import Criterion, View, cross_entropy, defended, dlr, log_odds, margin
@@ -96,15 +95,15 @@ def ensemble(
     eps,
     norm: ModuleType = linf,
     version: Version = standard_attacks,
-    size: int = SHARD,
+    size: int | None = None,
     on_segment: Callable[[str, float, int], None] = lambda name, done, active: None,
 ) -> EnsembleResult:
     """Attack each image with one attack after the other until one breaks it.
 
     images, labels, eps: as in `attack_images`. keys: [n], the xi under which every input is judged.
     version: `standard_attacks`, `rand_attacks`, or your own; `partial(standard_attacks, queries=1000)` changes one.
-    size: images in one compiled call. The last call is padded to it, so that no result depends on which images are
-        left; where few are and the model is large, a smaller size is faster.
+    size: images in one compiled call; as in `over_images` unless told. The last call is padded to it, so that no
+        result depends on which images are left; where few are and the model is large, a smaller size is faster.
     on_segment: told the attack's name, its fraction done and the number of images that it still attacks.
 
     Whatever an attack returns is inside the budget, and is judged again by the defence itself at the image's key.

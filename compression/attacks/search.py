@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from ..batches import SHARD, over_images
+from ..batches import over_images
 from ..checks import check_budget, check_classifier, check_images, check_keys, check_labels, check_shape
 from ..losses import Criterion, View, defended, margin
 from ..types import AttackResult, Classifier, Purifier
@@ -28,7 +28,7 @@ def attack_images(
     keys,
     eps,
     criterion: Criterion = margin,
-    size: int = SHARD,
+    size: int | None = None,
     on_segment: Callable[[float, int], None] = lambda done, active: None,
     *,
     view: View = defended,
@@ -97,7 +97,7 @@ def attack_images(
 
 
 def judge_images(
-    classifier: Classifier, purifier: Purifier, images, labels, keys, size: int = SHARD
+    classifier: Classifier, purifier: Purifier, images, labels, keys, size: int | None = None
 ) -> Float[np.ndarray, "n"]:
     """Margin of "classifier after purifier" at each image under its own xi; >= 0 is misclassified.
 

@@ -4,7 +4,6 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ..batches import SHARD
 from ..losses import Criterion, View, defended, margin
 from ..types import AttackResult, Classifier, Purifier
 from .iterative import Iterative
@@ -20,7 +19,7 @@ def transfer(
     keys,
     eps,
     criterion: Criterion = margin,
-    size: int = SHARD,
+    size: int | None = None,
     *,
     surrogate_keys=None,
     view: View = defended,

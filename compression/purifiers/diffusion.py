@@ -54,11 +54,13 @@ def fewer_steps(purifier: Purifier, steps: samplers.Steps) -> Purifier:
     (8, 8, 1)
     """
     noise_predictor, own, step_key = parts(purifier)
-    ratio, left = len(own.t) // max(len(steps.t), 1), [float(np.prod(s.state)) for s in (own, steps)]
-    if ratio * len(steps.t) != len(own.t) or abs(left[0] / left[1] - 1) > 1e-4:  # float32 products
+    if own.memory or steps.memory:
+        raise ValueError("a surrogate of fewer steps needs samplers without memory, got one of `solvers`; use `ddim`")
+    ratio, left = len(own.t) // max(len(steps.t), 1), [float(s.signal[0]) if len(s.t) else 1.0 for s in (own, steps)]
+    if ratio * len(steps.t) != len(own.t) or abs(left[0] / left[1] - 1) > 1e-4:  # float32
         raise ValueError(
             f"a surrogate needs a divisor of the purifier's {len(own.t)} steps that ends at the same noise, got "
-            f"{len(steps.t)} steps that scale by {1 / left[1]:.4f} instead of {1 / left[0]:.4f}; respace its schedule"
+            f"{len(steps.t)} steps that scale by {left[1]:.4f} instead of {left[0]:.4f}; respace its schedule"
         )
     state, noise, t = (np.asarray(c, np.float64).reshape(-1, ratio) for c in (own.state, own.noise, own.t))
     weights = noise * np.cumprod(state[:, ::-1], 1)[:, ::-1] / state

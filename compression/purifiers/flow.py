@@ -1,0 +1,45 @@
+"""Purification by rectified flow (flow matching): a velocity network on the diffusion's own samplers."""
+
+import jax.numpy as jnp
+from jax.tree_util import Partial
+
+from .. import samplers
+from ..callables import as_pytree
+from ..schedules import CONTINUOUS, rectified
+from ..types import Image, NoisePredictor, Purifier, Scalar
+from .diffusion import diffusion
+from .identity import identity
+
+
+def flow(velocity: NoisePredictor, t_star: float, steps: int) -> Purifier:
+    """Noise to (1 - t*) x + t* z, then `steps` of Euler's method along the velocity back to t = 0, clipped.
+
+    velocity: network of (x_t, 999 t) that predicts z - x_0, for example trained by `training.losses.flow_matching`.
+    t_star: in [0, 1); 0 is the identity. Takes and returns pixels in [0, 1]; the flow's own range is [-1, 1].
+
+    >>> import jax, jax.numpy as jnp, purimetry as pm
+    >>> purifier = pm.flow(lambda x_t, t: x_t, t_star=0.2, steps=4)
+    >>> purifier(jnp.full((8, 8, 1), 0.5), pm.configuration(seed=0, index=0)).shape
+    (8, 8, 1)
+    """
+    if t_star == 0:
+        return identity
+    return diffusion(noise_of(velocity), samplers.ddim(rectified(steps, t_star), steps))
+
+
+def noise_of(velocity: NoisePredictor) -> NoisePredictor:
+    """A velocity network as noise predictor of the schedule `schedules.rectified`, on which any sampler runs.
+
+    With y = (1 - t) x_0 + t z, the schedule's x_t is y / |(1 - t, t)|, and z = y + (1 - t) v(y).
+
+    >>> import jax.numpy as jnp
+    >>> noise_of(lambda y, t: 0 * y)(jnp.ones((1, 1, 1)), jnp.float32(499.5)).round(3).tolist()  # sqrt(1/2)
+    [[[0.7070000171661377]]]
+    """
+    return Partial(_noise, as_pytree(velocity))
+
+
+def _noise(velocity, x: Image, time: Scalar) -> Image:
+    t = time / CONTINUOUS
+    y = jnp.hypot(1 - t, t) * x
+    return y + (1 - t) * velocity(y, time)

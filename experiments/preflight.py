@@ -1,0 +1,77 @@
+"""Checks before any robust accuracy is believed: of the bare classifier and of each sampler at the middle t*.
+
+Command: purimetry run preflight
+Time: TIME
+Expect: nothing found.
+
+Robustness claims of purification defences have been overturned because randomness was not fixed, gradients were
+masked, attacks did not converge, or budgets, times and normalisations were mixed up. `purimetry.preflight` looks for
+each of these, with the converged attack at the largest budget on the first 32 images. An error forbids to believe a
+number, a warning asks for a look; both are said when they are found, and are in the report.
+"""
+
+import json
+import warnings
+from collections.abc import Iterator
+from functools import partial
+
+import numpy as np
+
+from ..compression.attacks.square import square
+from ..compression.preflight import preflight
+from ..compression.records import Arrays, Measurement
+from .adversarial import budget
+from .progress import bar
+from .robust_accuracy import converged
+from .workbench import BARE, Cell, Workbench, each
+from .workers import Piece
+
+CHECKED = 32
+"""Images that are checked, the first of the run's."""
+
+QUERIES = 300
+"""Of the attack without gradients that gradients have to beat."""
+
+
+def checked(bench: Workbench, cell: Cell) -> Arrays:
+    """What was found, as JSON, and the names of the checks that found nothing and that could not be made."""
+
+    def compute() -> Arrays:
+        with bar(f"preflight of {cell}") as show:
+            found = preflight(bench.classifier, bench.purifier(cell), bench.images[:CHECKED], bench.labels[:CHECKED],
+                              bench.keys()[:CHECKED], budget(bench), attack=converged(bench.configuration),
+                              gradient_free=partial(square, queries=QUERIES, horizon=QUERIES),
+                              on_check=lambda name: show(0, name))
+        flaws = [json.dumps({"check": f.check, "outcome": f.severity, "found": str(f)}) for f in found.found]
+        return {"found": np.array(flaws, str), "passed": np.array(found.passed, str),
+                "skipped": np.array(found.skipped, str)}
+
+    return bench.shard("preflight", str(cell), compute)
+
+
+def defences(bench: Workbench) -> list[Cell]:
+    """What is checked."""
+    return [BARE, *bench.middle_cells]
+
+
+def pieces(bench: Workbench) -> list[Piece]:
+    """Each defence."""
+    return [Piece(cell, 1 + cell.t_star, partial(checked, bench, cell)) for cell in defences(bench)]
+
+
+def run(bench: Workbench) -> list[Measurement]:
+    """Check every defence, and warn of what is found."""
+    return bench.write("preflight", [m for cell in each("preflight", defences(bench)) for m in _measure(bench, cell)])
+
+
+def _measure(bench: Workbench, cell: Cell) -> Iterator[Measurement]:
+    arrays, at = checked(bench, cell), {**cell.at, "eps": budget(bench)}
+    outcomes = [json.loads(str(flaw)) for flaw in arrays["found"]]
+    for flaw in outcomes:
+        warnings.warn(f"{cell}: {flaw['outcome']} of preflight, {flaw['found']}", stacklevel=2)
+    for outcome in ("passed", "skipped"):
+        outcomes += [{"check": str(name), "outcome": outcome, "found": ""} for name in arrays[outcome]]
+    for outcome in outcomes:
+        count = float(outcome["outcome"] in ("error", "warning"))
+        n = min(CHECKED, len(bench.images))
+        yield bench.measurement("preflight", "flaws", count, None, n, "flaws", {**at, **outcome})
