@@ -16,6 +16,9 @@ from ..compression.records import write_atomic
 WIDTH = 7.0
 """Width of a figure across both columns of a paper, in inches."""
 
+DPI = 200
+"""Resolution of a saved figure."""
+
 # Okabe and Ito (2008): distinguishable with every common form of colour blindness.
 BLACK, GREY, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
     "#000000",
@@ -95,16 +98,20 @@ def accuracy_axis(axis: Axes, label: str = "robust accuracy (%)") -> None:
 
 
 def encode(figure: Figure, format: str) -> bytes:
-    """The figure as "png" (200 dpi) or "svg", without date or software in it."""
+    """The figure as "png" or "svg", without date or software in it."""
     metadata = {"Date": None} if format == "svg" else {"Software": None}
     with applied(), BytesIO() as buffer:
         _arrange(figure)
-        figure.savefig(buffer, format=format, dpi=200, metadata=metadata)
+        figure.savefig(buffer, format=format, dpi=DPI, metadata=metadata)
         return buffer.getvalue()
 
 
 def _arrange(figure: Figure) -> None:
-    """Settle the margins once, rounded: the last bits of the layout's solver follow addresses in memory."""
+    """Settle the margins for good, rounded: the last bits of the layout's solver follow addresses in memory.
+
+    At the resolution that is saved, whose hinting sets how much room a label takes.
+    """
+    figure.set_dpi(DPI)
     figure.get_layout_engine().execute(figure)
     figure.set_layout_engine("none")
     for axis in figure.axes:
