@@ -105,7 +105,7 @@ def sde(schedule: Schedule, t_star: int | float) -> Steps:
     there, the last step draws noise too. The forward steps have the law of the closed form.
 
     >>> from purimetry.compression.schedules import vp
-    >>> sde(vp(100, 0.1), 100).noise[-1].round(3).tolist()  # DiffPure's t* = 0.1; sqrt(0.1 / 1000)
+    >>> round(float(sde(vp(100, 0.1), 100).noise[-1]), 3)  # DiffPure's t* = 0.1; sqrt(beta dt) = sqrt(0.1 / 1000)
     0.01
     """
     h, sigma = -np.log(schedule.alpha), np.sqrt(1 - schedule.alpha_bar[1:])

@@ -59,7 +59,9 @@ def cosine(steps: int = 1000, offset: float = 0.008, beta_limit: float = 0.999) 
     return from_betas(np.minimum(1 - f[1:] / f[:-1], beta_limit))
 
 
-def vp(steps: int = 1000, t_end: float = 1.0, beta_min: float = 0.1, beta_max: float = 20.0) -> Schedule:
+def vp(
+    steps: int = 1000, t_end: int | float = 1, beta_min: int | float = 0.1, beta_max: int | float = 20
+) -> Schedule:
     """The continuous VP schedule beta(t) = beta_min + t (beta_max - beta_min) at t = t_end / steps, ..., t_end.
 
     alpha_bar(t) = exp(-integral of beta) (Song et al. 2020b, App. C); DDPM's linear schedule tends to it. The noise
@@ -74,7 +76,7 @@ def vp(steps: int = 1000, t_end: float = 1.0, beta_min: float = 0.1, beta_max: f
     return Schedule(np.exp(-beta_min * t - (beta_max - beta_min) * t**2 / 2), CONTINUOUS * t)
 
 
-def rectified(steps: int, t_end: float) -> Schedule:
+def rectified(steps: int, t_end: int | float) -> Schedule:
     """Rectified flow's straight way to noise, (1 - t) x_0 + t eps at t = t_end / steps, ..., t_end < 1, as a schedule.
 
     Divided by its length sqrt((1 - t)^2 + t^2) it preserves variance, so all samplers run on it; `samplers.ddim` is

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from purimetry.compression import randomness, samplers, schedules
+from purimetry.compression import randomness, samplers, schedules, solvers
 
 pytestmark = pytest.mark.peer
 torch = pytest.importorskip("torch")
@@ -26,13 +26,13 @@ def predictor(x, t):
     return tanh(0.8 * x) + 0.1 * sine(3 * x + t / 100)
 
 
-def peer_states(scheduler, schedule, t_star):
+def peer_states(scheduler, schedule, t_star, set_times=lambda s, schedule, t_star: s.set_timesteps(schedule.steps)):
     """diffusers' states from t* to 0, its times being those of our schedule."""
     # In float64, as ours: diffusers' float32 products leave 1 - alpha_bar_1 = 1e-4 with an error of 1e-3 of itself.
     scheduler.betas = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
     scheduler.alphas, scheduler.alphas_cumprod = 1 - scheduler.betas, torch.cumprod(1 - scheduler.betas, 0)
-    scheduler.set_timesteps(schedule.steps)
-    times = scheduler.timesteps[schedule.steps - t_star :]
+    set_times(scheduler, schedule, t_star)
+    times = scheduler.timesteps[-t_star:]
     assert times.tolist() == schedule.time[t_star:0:-1].tolist()
     x, states = torch.tensor(np.asarray(X, np.float64)), []
     for time in times:
@@ -67,6 +67,30 @@ def test_ddim_equals_diffusers(schedule, t_star):
     scheduler = diffusers.DDIMScheduler(1000, 1e-4, 0.02, "linear", clip_sample=False, timestep_spacing="trailing")
     np.testing.assert_allclose(our_states(samplers.ddim(schedule, t_star)),
                                peer_states(scheduler, schedule, t_star), **FLOAT)
+
+
+def halved(h, n):
+    """`integrated` with half of the second derivative, as diffusers' multistep method of order 3 has it."""
+    return solvers.integrated(h, n) * np.array([1, 1, 0.5])[:n]
+
+
+@pytest.mark.parametrize("form, order, solver, moments", [
+    ("Multistep", 1, "heun", solvers.integrated), ("Multistep", 2, "heun", solvers.integrated),
+    ("Multistep", 2, "midpoint", solvers.midpoint), ("Multistep", 3, "heun", halved),
+    ("Singlestep", 2, "heun", solvers.integrated), ("Singlestep", 2, "midpoint", solvers.midpoint),
+    ("Singlestep", 3, "heun", solvers.integrated),
+])
+@pytest.mark.parametrize("t_star", [9, 10, 20])
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # diffusers' use of numpy
+def test_dpm_solver_equals_diffusers(form, order, solver, moments, t_star):
+    schedule = schedules.respaced(SCHEDULE, 20)
+    scheduler = getattr(diffusers, f"DPMSolver{form}Scheduler")(
+        1000, 1e-4, 0.02, "linear", solver_order=order, algorithm_type="dpmsolver++", solver_type=solver,
+        lower_order_final=form == "Singlestep", final_sigmas_type="zero", use_karras_sigmas=False)
+    given = lambda s, schedule, t_star: s.set_timesteps(timesteps=schedule.time[t_star:0:-1].tolist())
+    make = solvers.dpm if form == "Multistep" else solvers.dpm_singlestep
+    np.testing.assert_allclose(our_states(make(schedule, t_star, order, moments)),
+                               peer_states(scheduler, schedule, t_star, given), rtol=1e-4, atol=1e-4)  # float32 sigmas
 
 
 @pytest.mark.parametrize("ours, beta_schedule", [(SCHEDULE, "linear"), (schedules.cosine(), "squaredcos_cap_v2")])

@@ -5,20 +5,39 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.tree_util import Partial
 
 import purimetry as pm
 from purimetry.compression import randomness
+from purimetry.compression.callables import as_pytree
+from purimetry.compression.networks.convolution import convolve
 from purimetry.compression.purifiers.diffusion import first_bad_step
 
 SCHEDULE = pm.respaced(pm.linear(), 100)
 NETWORK = pm.pure(pm.UNet(1, (8, 16), 4, rngs=nnx.Rngs(0)))
 NETWORK = NETWORK.with_state(jax.tree.map(lambda w: w + 0.05, NETWORK.state))  # an untrained output is all but zero
 
+
+
+def _layer(kernel, x, t):
+    return jnp.tanh(convolve(x, kernel) + t / 100)
+
+
+SMALL = Partial(_layer, jnp.sin(jnp.arange(9.0)).reshape(3, 3, 1, 1))
+"""Quick to compile."""
+
 PURIFIERS = {
     "identity": pm.identity,
     "ddpm": pm.diffusion(NETWORK, pm.ddpm(SCHEDULE, 4)),
     "reverse": pm.diffusion(NETWORK, pm.reverse_only(SCHEDULE, 4)),
     "ddim": pm.diffusion(NETWORK, pm.ddim(SCHEDULE, 4)),
+    "sde": pm.diffusion(SMALL, pm.sde(SCHEDULE, 4)),
+    "ode": pm.diffusion(SMALL, pm.ode(SCHEDULE, 4)),
+    "heun": pm.diffusion(SMALL, pm.heun(SCHEDULE, 4)),
+    "dpm": pm.diffusion(SMALL, pm.dpm(pm.vp(7, 0.15), 7)),
+    "dpm, singlestep": pm.diffusion(SMALL, pm.dpm_singlestep(pm.vp(7, 0.15), 7)),
+    "one step": pm.diffusion(SMALL, pm.one_step(SCHEDULE, 4)),
+    "flow": pm.flow(SMALL, 0.1, 4),
     "ddpm, cosine": pm.diffusion(NETWORK, pm.ddpm(pm.cosine(100), 4)),
     "ddpm, paper's hash": pm.diffusion(NETWORK, pm.ddpm(SCHEDULE, 4), randomness.paper_step_key),
 }
@@ -58,20 +77,24 @@ def test_holding_the_key_is_what_fixes_it(case):
     assert np.array_equal(same[0], same[1]) == (name == "identity")
 
 
+@jax.jit
+def both_modes(purifier, x, xi, u, v):
+    f = lambda x: purifier(x, xi)
+    return jnp.vdot(jax.jvp(f, (x,), (v,))[1], u), jnp.vdot(v, jax.vjp(f, x)[1](u)[0])
+
+
 def test_derivatives_of_both_modes_agree(case):
     """<J v, u> = <v, J^T u>, to float32's rounding over the steps."""
     _, purifier, xi = case
     x = jnp.asarray(0.25 + IMAGES[0] / 2)
     u, v = jax.random.normal(jax.random.key(1), (2, *x.shape))
-    f = lambda x: purifier(x, xi[0])
-    forward = jnp.vdot(jax.jvp(f, (x,), (v,))[1], u)
-    reverse = jnp.vdot(v, jax.vjp(f, x)[1](u)[0])
+    forward, reverse = both_modes(as_pytree(purifier), x, xi[0], u, v)
     assert jnp.abs(forward) > 0.01
     np.testing.assert_allclose(forward, reverse, rtol=1e-4)
 
 
 def test_zero_steps_change_nothing():
-    for sampler in (pm.ddpm, pm.reverse_only, pm.ddim):
+    for sampler in (pm.ddpm, pm.reverse_only, pm.ddim, pm.dpm):
         purifier = pm.diffusion(NETWORK, sampler(SCHEDULE, 0))
         np.testing.assert_array_equal(pm.purify(purifier, IMAGES, keys("")), IMAGES)
 

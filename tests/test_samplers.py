@@ -153,7 +153,7 @@ def test_purification_compiles_once_for_all_samplers_shards_and_seeds():
         return batches._over_shard._cache_size() - before
 
     assert compilations("ddpm", 4, 5, 0) == 1
-    assert [compilations(kind, 4, n, seed) for kind in KINDS for n, seed in ((5, 1), (12, 2), (1, 3))] == [0] * 3 * len(KINDS)
+    assert not any(compilations(kind, 4, n, seed) for kind in KINDS for n, seed in ((5, 1), (12, 2), (1, 3)))
     assert compilations("ddpm", 4, 5, 0, schedules.cosine(50)) == 0
     assert compilations("ddpm", 5, 5, 0) == 1  # t* is static
 

@@ -112,6 +112,29 @@ def test_noise_prediction_is_zero_for_the_noise_and_one_for_nothing():
     assert abs(values.mean() - 1) < 4 * np.sqrt(2 / (500 * 16))  # chi-squared: variance 2 an element
 
 
+def test_flow_matching_is_zero_for_the_velocity_and_least_for_its_posterior_mean():
+    """Of pixels N(0, s^2) in [-1, 1] that mean is linear, and what it leaves of the velocity orthogonal to all else."""
+    s, n = 0.4, 2000
+    images = 0.5 + s / 2 * jax.random.normal(jax.random.key(1), (n, 2, 2, 1))
+    keys = jax.random.split(jax.random.key(2), n)
+    over = lambda network: jax.vmap(lambda x, key: losses.flow_matching(network, x, jnp.int32(0), key))(images, keys)
+
+    def optimal(x_t, time, scale=1.0):
+        t = time / 999
+        return scale * (t - (1 - t) * s**2) / ((1 - t) ** 2 * s**2 + t**2) * x_t
+
+    other = lambda change, scale: lambda x, t: optimal(x, t, scale) + change * jnp.cos(t / 300) * x
+    z_scores = []
+    for scale in (1.0, 1.1):
+        slope = (over(other(0.5, scale)) - over(other(-0.5, scale))) / 2
+        z_scores.append(float(slope.mean() / (slope.std() / np.sqrt(n))))
+    assert abs(z_scores[0]) < 4 < abs(z_scores[1])  # standard errors
+
+    x, t = images[0], jax.random.uniform(jax.random.split(keys[0])[0])  # the only image, so that x_t tells the noise
+    exact = lambda x_t, time: (x_t - (2 * x - 1)) * 999 / time
+    assert losses.flow_matching(exact, x, jnp.int32(0), keys[0]) < 1e-10 / t**2  # squares of float32 rounding, over t
+
+
 def test_classification_is_the_cross_entropy_of_a_shifted_image():
     """Uniform logits give log(classes); the shift moves the image by -1, 0 or 1 pixel, each equally often."""
     x = jnp.zeros((5, 5, 1)).at[2, 2].set(1)

@@ -108,7 +108,7 @@ def purified(variances: Variances, schedule: Schedule, steps) -> Along:
     >>> from purimetry.compression import schedules, solvers
     >>> schedule = schedules.vp(20, t_end=0.15)
     >>> purified(np.array([1.0]), schedule, solvers.dpm(schedule, 20)).gain.round(3).tolist()  # the flow's: sqrt(ab)
-    [0.9]
+    [0.888]
     """
     if not steps.memory:
         return composed(sampler_steps(variances, schedule, steps))

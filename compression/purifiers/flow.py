@@ -11,7 +11,7 @@ from .diffusion import diffusion
 from .identity import identity
 
 
-def flow(velocity: NoisePredictor, t_star: float, steps: int) -> Purifier:
+def flow(velocity: NoisePredictor, t_star: int | float, steps: int) -> Purifier:
     """Noise to (1 - t*) x + t* z, then `steps` of Euler's method along the velocity back to t = 0, clipped.
 
     velocity: network of (x_t, 999 t) that predicts z - x_0, for example trained by `training.losses.flow_matching`.
