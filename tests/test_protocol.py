@@ -11,6 +11,7 @@ import purimetry as pm
 from purimetry.compression import protocol, randomness, samplers, schedules
 from purimetry.compression.attacks import linf
 from purimetry.compression.attacks.square import square
+from purimetry.compression.callables import as_pytree
 from purimetry.compression.ensembles import Pooled, majority_vote, mean_of_logits
 from purimetry.compression.gradients import cosine
 from purimetry.compression.purifiers.diffusion import fewer_steps
@@ -234,16 +235,21 @@ def predictor(x_t, t):
     return jnp.sqrt(1 - ab) / variance * (x_t - centre)
 
 
+@jax.jit
+def weighted_gradient(f, x, key, weights):
+    return jax.grad(lambda x: jnp.sum(weights * f(x, key)))(x)
+
+
 @pytest.mark.parametrize("sampler", samplers.SAMPLERS.values(), ids=samplers.SAMPLERS)
 def test_a_surrogates_gradient_approaches_the_defences_with_its_steps(sampler):
     """All steps give the defence's own gradient, a few a better one than none."""
     x, key = jnp.asarray(RANDOM.uniform(0.2, 0.8, (6, 6, 1)), jnp.float32), KEYS[0]
     weights = jnp.asarray(RANDOM.normal(size=x.shape), jnp.float32)
     purifier = pm.diffusion(predictor, sampler(SCHEDULES[100], 20))
-    slope = lambda f: jax.jit(jax.grad(lambda x: jnp.sum(weights * f(x, key))))(x)
+    slope = lambda f: weighted_gradient(as_pytree(f), x, key, weights)
     full = slope(purifier)
     same = fewer_steps(purifier, sampler(SCHEDULES[100], 20))
-    np.testing.assert_allclose(jax.jit(same)(x, key), jax.jit(purifier)(x, key), atol=1e-6)
+    np.testing.assert_allclose(same(x, key), purifier(x, key), atol=1e-6)
     np.testing.assert_allclose(slope(same), full, atol=1e-5)
     agreement = [float(cosine(full, slope(f))) for f in (
         lambda x, key: x, *(fewer_steps(purifier, sampler(SCHEDULES[n], n // 5)) for n in (10, 50)))]
