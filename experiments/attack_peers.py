@@ -28,6 +28,7 @@ import numpy as np
 from flax import nnx
 
 from ..compression.attacks.ensemble import Member, ensemble, standard_attacks
+from ..compression.attacks.search import judge_images
 from ..compression.batches import over_images
 from ..compression.data.cifar import cifar10
 from ..compression.data.dataset import DataMissing, Dataset
@@ -151,6 +152,17 @@ def autoattack(bench: Workbench, name: str, eps: float, attack: str) -> Arrays:
     return _shard(bench, name, eps, attack, "autoattack", compute)
 
 
+def clean(bench: Workbench, name: str) -> np.ndarray:
+    """Whether each image is right without an attack."""
+
+    def compute() -> Arrays:
+        d = defences(bench)[name]()
+        keys = jnp.broadcast_to(d.key, len(d.images))
+        return {"margin": judge_images(d.classifier, d.purifier, d.images, d.labels, keys, d.size)}
+
+    return bench.shard("attack_peers", f"{name}-clean", compute)["margin"] < 0
+
+
 def pieces(bench: Workbench) -> list[Piece]:
     """Each attack on each defence, ours and theirs."""
     return [
@@ -168,6 +180,7 @@ def run(bench: Workbench) -> list[Measurement]:
 
 def _measure(bench: Workbench, name: str) -> Iterator[Measurement]:
     c = bench.configuration
+    yield bench.mean("attack_peers", "clean_accuracy", 100 * clean(bench, name), "%", {"defence": name})
     for eps in _eps(bench, name):
         for attack in (*ATTACKS, ALL):
             at = {"defence": name, "eps": eps, "attack": attack, "steps": c.ensemble_steps,

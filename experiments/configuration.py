@@ -20,7 +20,7 @@ UNRECORDED = ("out", "cache", "data_dir", "workers", "inception", "clip", "resne
 """Options that do not determine the records, or of which records carry a fingerprint."""
 
 COLOUR = {
-    "images": 64, "t_stars": (1, 2, 5, 10), "eps": (1 / 255, 2 / 255), "draws": 4, "attack_restarts": 3,
+    "images": 48, "t_stars": (1, 2, 5), "eps": (1 / 255, 2 / 255), "draws": 4, "attack_restarts": 3,
     "eps_max": 8 / 255,
 }
 OWN = {
@@ -71,7 +71,7 @@ class Configuration:
     data_dir: Path = field(default_factory=default_data)
     """Folder of data sets (PURIMETRY_DATA): packed or unpacked archives of CIFAR's authors."""
     images: int | None = None
-    """Test images in every cell of the grid, at least 2 (128 of the 500 digits, 64 of CIFAR's 10,000 unless told)."""
+    """Test images in every cell of the grid, at least 2 (128 of the 500 digits, 48 of CIFAR's 10,000 unless told)."""
     subset_seed: int | None = None
     """Seed of a random choice of the test images; the first ones unless told."""
     samplers: tuple[Literal["ddpm", "reverse", "ddim"], ...] = ("ddpm", "reverse", "ddim")
@@ -79,7 +79,7 @@ class Configuration:
     respaced: int = 100
     """Steps of the respaced schedule, a divisor of 1000."""
     t_stars: tuple[int, ...] | None = None
-    """Purification steps, of the respaced schedule (1 2 5 10 unless told, for digits 15 as well)."""
+    """Purification steps, of the respaced schedule (1 2 5 unless told, for digits 10 15 as well)."""
     eps: tuple[float, ...] | None = None
     """Attack budgets, l_inf in pixel units, 0 to 1 (0.1 0.2 for digits, 1/255 2/255 for CIFAR unless told)."""
     seeds: tuple[int, ...] = (0, 1, 2)

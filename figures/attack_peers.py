@@ -30,7 +30,7 @@ COSTS = {"seconds": (style.BLACK, "D", "seconds"), "evaluations": (style.ORANGE,
 @style.applied()
 def draw(folder: Path) -> Figure:
     """The figure of a run's `attack_peers` records."""
-    records = read_records(folder, "attack_peers")
+    records = _attacked(read_records(folder, "attack_peers"))
     rows = _rows(records)
     figure = style.new_figure(1.6 + 0.36 * len(rows))
     axes = figure.subplots(2, len(ATTACKS), sharey=True)
@@ -47,6 +47,10 @@ def draw(folder: Path) -> Figure:
     handles = [Line2D([], [], color=colour, marker=mark, linestyle="", label=name) for colour, mark, name in looks]
     style.legend_below(figure, handles, 4)
     return figure
+
+
+def _attacked(records: list[Measurement]) -> list[Measurement]:
+    return [m for m in records if "attack" in m.at]
 
 
 def _rows(records: list[Measurement]) -> list[tuple[str, float]]:
@@ -94,18 +98,20 @@ def _costs(axis: Axes, records: list[Measurement], rows: list[tuple[str, float]]
 def tables(run: dict[str, list[Measurement]]) -> list[Table]:
     """The ensembles, then every attack."""
     records = run["attack_peers"]
+    attacked = _attacked(records)
     note = (f"{errors_over(select(records, 'robust_accuracy'))} Seconds of one core, and images on which the model was "
             "asked, are those of all images together. Alone: images that this side broke and the other did not.")
-    single = [name for name in distinct(records, "attack") if name != "all"]
+    single, rows = [name for name in distinct(attacked, "attack") if name != "all"], _rows(attacked)
     return [
-        Table("The standard ensemble and AutoAttack", [_row(records, d, e, "all") for d, e in _rows(records)], note),
-        Table("Attack by attack", [_row(records, d, e, a) for d, e in _rows(records) for a in single], note),
+        Table("The standard ensemble and AutoAttack", [_row(records, d, e, "all") for d, e in rows], note),
+        Table("Attack by attack", [_row(records, d, e, a) for d, e in rows for a in single], note),
     ]
 
 
 def _row(records: list[Measurement], defence: str, eps: float, attack: str) -> Row:
     at = {"defence": defence, "eps": eps, "attack": attack}
-    row = {"defence": _name(defence), "eps": _budget(eps), "attack": ATTACKS[attack]}
+    row = {"defence": _name(defence), "clean (%)": number(get(records, "clean_accuracy", defence=defence)),
+           "eps": _budget(eps), "attack": ATTACKS[attack]}
     for by, (_, _, name) in LOOKS.items():
         row[f"{name}: robust (%)"] = number(find(records, "robust_accuracy", **at, by=by))
     for quantity, heading in (("broken_alone", "alone"), ("evaluations", "evaluations")):

@@ -84,7 +84,10 @@ def _by_size(axis: Axes, records: list[Measurement], t_star: int) -> None:
 
 def _spectra(axis: Axes, shards: dict[str, Arrays], samplers: list[str], t_star: int) -> None:
     for sampler in samplers:
-        values = shards[f"{sampler}-t{t_star}-spectra"]["singular_values"]
+        values = shards[f"{sampler}-t{t_star}-spectra"].get("singular_values")
+        if values is None:
+            axis.text(0.5, 0.5, "not computed\nfor large images", transform=axis.transAxes, ha="center", va="center")
+            break
         low, middle, high = np.quantile(values, [0.25, 0.5, 0.75], axis=0)
         index = np.arange(1, len(middle) + 1)
         axis.plot(index, middle, color=style.SAMPLER_COLOURS[sampler])
