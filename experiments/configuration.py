@@ -113,15 +113,12 @@ class Configuration:
     training: Training = field(default_factory=Training)
 
     def __post_init__(self):
-        for name, own in OWN[self.dataset].items():
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, own)
-        if self.images < 2:
+        if self.images is not None and self.images < 2:
             raise ValueError(f"a standard error over images needs at least 2, got --images {self.images}")
         if self.workers < 0:
             raise ValueError(f"--workers counts processes, got {self.workers}; 0 chooses")
         for name in ("samplers", "t_stars", "eps", "seeds", "eps_factors"):
-            if not getattr(self, name):
+            if getattr(self, name) == ():
                 raise ValueError(f"--{name.replace('_', '-')} is empty; name at least one")
         for name in ("inception", "clip", "resnet20"):
             if (path := getattr(self, name)) is not None and not path.is_file():
@@ -129,14 +126,20 @@ class Configuration:
         if self.denoiser is not None and not self.denoiser.is_dir():
             raise ValueError(f"--denoiser {self.denoiser}: there is no such folder; download it, or leave it out")
 
+    def resolved(self) -> "Configuration":
+        """With the data set's own values of what was not told."""
+        own = {name: value for name, value in OWN[self.dataset].items() if getattr(self, name) is None}
+        return replace(self, **own)
+
     def determinants(self) -> dict:
         """What determines the records, as JSON-like values."""
-        values = asdict(self)
+        values = asdict(self.resolved())
         return {name: values[name] for name in values if name not in UNRECORDED}
 
 
 def quick(configuration: Configuration) -> Configuration:
     """A tour of about two minutes: fewer images, cells and training steps. Its numbers are only indicative."""
+    configuration = configuration.resolved()
     return replace(
         configuration, images=min(configuration.images, 32), samplers=("ddpm", "ddim"), t_stars=(2, 5), eps=(0.1,),
         seeds=configuration.seeds[:2], draws=8, attack_steps=8, ensemble_steps=20, square_queries=200, bootstrap=200,

@@ -47,7 +47,7 @@ class Workbench:
     """A run's configuration made concrete. Raises before any work if the configuration cannot be met."""
 
     def __init__(self, configuration: Configuration):
-        self.configuration = configuration
+        self.configuration = configuration = configuration.resolved()
         self.schedule = schedules.respaced(schedules.linear(), configuration.respaced)
         for cell in self.cells:
             samplers.SAMPLERS[cell.sampler](self.schedule, cell.t_star)

@@ -33,7 +33,7 @@ def test_every_option_is_explained_with_its_default():
     flat = " ".join(shown.split())
     for option in ("--images", "--eps", "--t-stars", "--draws", "--denoiser-steps", "--quick", "--out"):
         assert option in flat
-    for words in ("pixel", "default: 128", "default: 0.1 0.2"):
+    for words in ("pixel", "default: 40", "0.1 0.2 for digits, 1/255 2/255 for CIFAR unless told"):
         assert words in flat
 
 
@@ -59,9 +59,15 @@ def test_a_foreign_folder_is_an_error_and_not_a_traceback(tmp_path, capsys):
 
 
 def test_quick_is_a_smaller_run_of_the_same_kind():
-    full, tour = Configuration(), quick(Configuration())
+    full, tour = Configuration().resolved(), quick(Configuration())
     assert tour.images < full.images and set(tour.samplers) < set(full.samplers)
     assert tour.determinants().keys() == full.determinants().keys()
+
+
+def test_a_data_set_has_its_own_values_of_what_is_not_told():
+    colour = Configuration(dataset="cifar10", images=7).resolved()
+    assert (colour.images, colour.eps) == (7, (1 / 255, 2 / 255))
+    assert Configuration().resolved().eps == (0.1, 0.2)
 
 
 def test_the_two_folders_do_not_determine_records(tmp_path):

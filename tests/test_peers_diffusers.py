@@ -41,6 +41,7 @@ def peer_states(scheduler, schedule, t_star, set_times=lambda s, schedule, t_sta
     return np.stack(states)
 
 
+@jax.jit
 def our_states(steps):
     return samplers.denoise(steps, predictor, X, XI)[1]
 

@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -17,14 +18,17 @@ X = jnp.asarray(RANDOM.uniform(0.4, 0.6, SHAPE), jnp.float32)
 MEANS = RANDOM.uniform(-0.3, 0.3, (4, *SHAPE))
 
 
+TRAJECTORY, JACOBIAN = jax.jit(pm.trajectory), jax.jit(mixture_jacobian.purification_jacobian)
+
+
 def closed(data, kind, x=X):
     steps = SAMPLERS[kind](SCHEDULE, 12)
     purifier = pm.diffusion(mixture.noise_predictor(data, SCHEDULE), steps)
-    path = pm.trajectory(purifier, x, KEY)
+    path = TRAJECTORY(purifier, x, KEY)
     states = 2 * jnp.concatenate([path.forward[-1:], path.reverse[:-1]]) - 1
     levels = directions.noise_levels(SCHEDULE)
     basis = mixture_jacobian.mean_differences(data)
-    return purifier, mixture_jacobian.purification_jacobian(data, levels, steps, basis, states)
+    return purifier, JACOBIAN(data, levels, steps, basis, states)
 
 
 @pytest.mark.parametrize("kind", sorted(SAMPLERS))
