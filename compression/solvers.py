@@ -18,7 +18,8 @@ def heun(schedule: Schedule, t_star: int | float) -> Steps:
     """Forward to t*, then the probability flow by Heun's method, of order 2, with 2 t* - 1 evaluations.
 
     Each step but the last is Euler's (`samplers.ode`), corrected by the slope f = (x + score) / 2 where it led to:
-    x <- x + h (f + f') / 2. The correction starts from Euler's result, x' + h (f' - f) / 2, and recalls f.
+    x <- x + h (f + f') / 2. The correction starts from Euler's result, x' + h (f' - f) / 2, and recalls f. So the states
+    of its trajectory are Euler's and corrected ones by turns.
 
     >>> from purimetry.compression.schedules import linear
     >>> heun(linear(), 3).t.tolist()
@@ -68,11 +69,12 @@ def dpm(
 
     In lambda = log(alpha / sigma) the flow is x_t = sigma_t / sigma_s x_s + alpha_t times the integral of
     e^{u - h} m(u) over u = lambda - lambda_s in 0..h, m the predicted x_0. A step interpolates m by a polynomial
-    through the last `order` predictions (fewer in the first steps).
+    through the last `order` predictions. There are fewer in the first steps, which are of lower order: order 3 shows
+    where they are short.
 
     order: 1 (which is `samplers.ddim`), 2 or 3.
     moments: `integrated`, the exact integral of the polynomial, or `midpoint`, which gives Lu et al.'s Algorithm 2,
-        DPM-Solver++(2M). Published code of order 3 takes half of the second derivative only, and has order 2.
+        DPM-Solver++(2M). At order 3 published code takes half of the second derivative only, and has order 2.
 
     The paper's DPM-20 has 20 steps: a schedule with t* = 20, for example `schedules.vp(20, t_end=0.15)`.
 

@@ -26,8 +26,8 @@ def purifier(kind, t_star):
 
 @pytest.mark.parametrize("kind", sorted(samplers.SAMPLERS))
 def test_the_last_state_clipped_is_the_purified_image(kind):
-    path = TRAJECTORY(purifier(kind, 12), X, KEY)
-    np.testing.assert_allclose(jnp.clip(path.reverse[-1], 0, 1), PURIFY(purifier(kind, 12), X, KEY), atol=1e-6)  # float32
+    path, purified = (f(purifier(kind, 12), X, KEY) for f in (TRAJECTORY, PURIFY))
+    np.testing.assert_allclose(jnp.clip(path.reverse[-1], 0, 1), purified, atol=1e-6)  # float32
     assert path.forward.shape == path.reverse.shape == (12, *SHAPE)
 
 

@@ -45,7 +45,8 @@ def fewer_steps(purifier: Purifier, steps: samplers.Steps) -> Purifier:
         respaced to 100. The forward pass stays the purifier's own, and the noise of a long step is that of the short
         ones which it replaces, weighted by what they leave of it and scaled to unit variance.
 
-    Raises ValueError if the two differ in t*: attack and defence must not mix up their steps.
+    Raises ValueError if the two differ in t*, as attack and defence must not mix up their steps, and for samplers with
+    memory (those of `solvers`).
 
     >>> import jax.numpy as jnp, purimetry as pm
     >>> ten, two = (pm.ddpm(pm.respaced(pm.linear(), 10 * t_star), t_star) for t_star in (10, 2))
