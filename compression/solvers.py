@@ -18,8 +18,8 @@ def heun(schedule: Schedule, t_star: int | float) -> Steps:
     """Forward to t*, then the probability flow by Heun's method, of order 2, with 2 t* - 1 evaluations.
 
     Each step but the last is Euler's (`samplers.ode`), corrected by the slope f = (x + score) / 2 where it led to:
-    x <- x + h (f + f') / 2. The correction starts from Euler's result, x' + h (f' - f) / 2, and recalls f. So the states
-    of its trajectory are Euler's and corrected ones by turns.
+    x <- x + h (f + f') / 2. The correction starts from Euler's result, x' + h (f' - f) / 2, and recalls f. So the
+    states of its trajectory are Euler's and corrected ones by turns.
 
     >>> from purimetry.compression.schedules import linear
     >>> heun(linear(), 3).t.tolist()
