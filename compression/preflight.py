@@ -190,12 +190,11 @@ def purification_time(claim: Claim) -> Iterator[Finding]:
     if not is_diffusion(claim.purifier):
         return
     predictor, steps, _ = parts(claim.purifier)
-    t_star = len(steps.t)
-    if t_star == 0:
+    if len(steps.t) == 0:
         yield Finding("purification_time", "warning", "t* is 0, which purifies nothing", "give t* in steps: a fraction "
                       "of the process times the number of steps", {"t_star": 0})
         return
-    left, told = float(steps.signal[0]), float(steps.time[0])
+    t_star, left, told = int(steps.t[0]), float(steps.signal[0]), float(steps.time[0])
     noise = np.sqrt(max(1 - left**2, 0)) / left / 2
     measured = {"t_star": t_star, "noise": noise, "left": left, "time": told}
     where = f"t* = {t_star} steps, the predictor's time {told:g},"

@@ -257,7 +257,7 @@ def timed(steps, images=GREY):
     return found(preflight.purification_time, purifier=pm.diffusion(predictor, steps), images=images)
 
 
-@pytest.mark.parametrize("sampler", samplers.SAMPLERS.values(), ids=samplers.SAMPLERS)
+@pytest.mark.parametrize("sampler", [*samplers.SAMPLERS.values(), pm.heun, pm.dpm, pm.one_step])
 @pytest.mark.parametrize("steps", [1000, 100])
 def test_a_purification_time_of_the_right_size_passes(sampler, steps):
     assert timed(sampler(schedules.respaced(schedules.linear(), steps), steps // 10)) == []
