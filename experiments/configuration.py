@@ -74,7 +74,7 @@ class Configuration:
     """Test images in every cell of the grid, at least 2 (128 of the 500 digits, 48 of CIFAR's 10,000 unless told)."""
     subset_seed: int | None = None
     """Seed of a random choice of the test images; the first ones unless told."""
-    samplers: tuple[Literal["ddpm", "reverse", "ddim"], ...] = ("ddpm", "reverse", "ddim")
+    samplers: tuple[Literal["ddpm", "reverse", "ddim", "sde", "ode"], ...] = ("ddpm", "reverse", "ddim")
     """Samplers of the diffusion purifier."""
     respaced: int = 100
     """Steps of the respaced schedule, a divisor of 1000."""

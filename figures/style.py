@@ -32,9 +32,12 @@ BLACK, GREY, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
     "#CC79A7",
 )
 
-SAMPLER_COLOURS = {"ddpm": BLUE, "reverse": GREEN, "ddim": VERMILION, "none": BLACK}
-SAMPLER_MARKERS = {"ddpm": "o", "reverse": "s", "ddim": "^", "none": "D"}
-SAMPLER_NAMES = {"ddpm": "DDPM", "reverse": "Reverse-only", "ddim": "DDIM", "none": "no purifier"}
+SAMPLER_COLOURS = {"ddpm": BLUE, "reverse": GREEN, "ddim": VERMILION, "sde": PURPLE, "ode": ORANGE, "none": BLACK}
+SAMPLER_MARKERS = {"ddpm": "o", "reverse": "s", "ddim": "^", "sde": "v", "ode": "P", "none": "D"}
+SAMPLER_NAMES = {
+    "ddpm": "DDPM", "reverse": "Reverse-only", "ddim": "DDIM", "sde": "VP-SDE", "ode": "Probability flow",
+    "none": "no purifier",
+}
 
 SETTINGS = {
     "font.family": "DejaVu Sans",
