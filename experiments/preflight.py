@@ -1,8 +1,8 @@
 """Checks before any robust accuracy is believed: of the bare classifier and of each sampler at the middle t*.
 
 Command: purimetry run preflight
-Time: TIME
-Expect: nothing found.
+Time: about 75 s on 2 cores of an AMD EPYC.
+Expect: one warning among 56 checks: at reverse-only, t* = 5, one of 32 images falls to an attack of another xi only.
 
 Robustness claims of purification defences have been overturned because randomness was not fixed, gradients were
 masked, attacks did not converge, or budgets, times and normalisations were mixed up. `purimetry.preflight` looks for

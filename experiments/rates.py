@@ -2,7 +2,10 @@
 
 Command: purimetry run rates
 Time: about 2 minutes on 2 cores of an AMD EPYC.
-Expect: rates that fall with t*, reverse-only below DDPM below DDIM, hardly moved by the seed.
+Expect: rates that fall with t*, reverse-only below DDPM below DDIM, hardly moved by the seed. On CIFAR-10 (48 images,
+100 respaced steps, 10 minutes) Table 2's within 2 % at t = 20 and 50, but for DDIM, 3 % too small at 50 and 10 at 20;
+at t = 10, which is a single respaced step, 7 % too small for DDPM, 7 too large for reverse-only and 20 too small for
+DDIM.
 
 Beside the paper's l2 rate stand the l_inf-to-l_inf ratio (the attack's norm), the root-mean-square form
 ||J||_F / sqrt(d), exactly and by Hutchinson's estimator, and the singular values of the Jacobian.

@@ -67,9 +67,9 @@ def _name(defence: str) -> str:
 
 
 def _budget(eps: float) -> str:
-    """A budget in steps of 1/255 where it is a whole number of them."""
+    """A budget in steps of 1/255 where it is a few of them."""
     steps = 255 * eps
-    return f"{round(steps)}/255" if abs(steps - round(steps)) < 1e-6 else f"{eps:g}"
+    return f"{round(steps)}/255" if steps < 17 and abs(steps - round(steps)) < 1e-6 else f"{eps:g}"
 
 
 def _accuracies(axis: Axes, records: list[Measurement], rows: list[tuple[str, float]]) -> None:
@@ -92,7 +92,7 @@ def _costs(axis: Axes, records: list[Measurement], rows: list[tuple[str, float]]
                 axis.plot([theirs.value / ours.value, shown], [place, place], color=colour, linewidth=0.8)
                 axis.plot(shown, place, marker, color=colour)
     axis.axvline(1, color=style.GREY, linewidth=1)
-    axis.set(xscale="log", xlim=(0.1, 100))
+    axis.set(xscale="log", xlim=(0.02, 100))
 
 
 def tables(run: dict[str, list[Measurement]]) -> list[Table]:
