@@ -137,14 +137,24 @@ def fit_zero_inflated_gaussian(distance, censored) -> ZeroInflatedGaussian:
     seen, beyond = distance[positive & ~censored], distance[positive & censored]
     if len(seen) < 3:
         raise ValueError(f"a Gaussian needs at least 3 uncensored positive distances, got {len(seen)}; use more images")
+    center, unit = seen.mean(), seen.std() + 1e-12
 
     def negative_log_likelihood(parameters):
+        """In units of the distances' own spread, so that small budgets are fitted like large ones."""
         mean, log_std = parameters
-        std = np.exp(log_std)
-        return (0.5 * ((seen - mean) / std) ** 2 + log_std).sum() - log_ndtr((mean - beyond) / std).sum()
+        deviation = lambda values: np.exp(-log_std) * ((values - center) / unit - mean)
+        return (0.5 * deviation(seen) ** 2 + log_std).sum() - log_ndtr(-deviation(beyond)).sum()
 
-    fit = minimize(negative_log_likelihood, [seen.mean(), np.log(seen.std() + 1e-12)], method="BFGS")
-    mean, std = float(fit.x[0]), float(np.exp(fit.x[1]))
+    found = minimize(negative_log_likelihood, np.zeros(2), method="BFGS").x
+    covariance = np.linalg.inv(_hessian(negative_log_likelihood, found))
+    mean, std = center + unit * found[0], unit * np.exp(found[1])
     zero = 1 - positive.mean()
-    se = (np.sqrt(zero * (1 - zero) / n), np.sqrt(fit.hess_inv[0, 0]), std * np.sqrt(fit.hess_inv[1, 1]))
-    return ZeroInflatedGaussian(float(zero), mean, std, tuple(float(s) for s in se))
+    se = np.sqrt(zero * (1 - zero) / n), unit * np.sqrt(covariance[0, 0]), std * np.sqrt(covariance[1, 1])
+    return ZeroInflatedGaussian(float(zero), float(mean), float(std), tuple(float(s) for s in se))
+
+
+def _hessian(function, x: np.ndarray, step: float = 1e-4) -> np.ndarray:
+    """By central differences; of numbers of order 1 their error is about step^2."""
+    e = step * np.eye(len(x))
+    second = lambda a, b: (function(x + a + b) - function(x + a - b) - function(x - a + b) + function(x - a - b)) / 4
+    return np.array([[second(a, b) for b in e] for a in e]) / step**2

@@ -1,8 +1,12 @@
 """Our attacks against AutoAttack's own: the same weights, images and budgets, attack by attack and as the ensemble.
 
 Command: purimetry run attack_peers --data-dir DIR --resnet20 FILE
-Time: TIME
-Expect: EXPECT
+Time: about 25 minutes on 2 cores of an AMD EPYC, half of it AutoAttack's.
+Expect: the ensembles leave the same images, but for one that only ours breaks; ours takes fewer evaluations everywhere.
+Without compilation it takes 0.5 to 0.9 of AutoAttack's seconds on a purified classifier and on ResNet-20 at 1/255, a
+seventh where all images break, and 1.1 to 1.4 of them on a bare digits classifier, whose PyTorch is faster. Attack by
+attack ours leave no higher robust accuracy but in one of 32 cases: APGD-CE at the purified classifier, eps 0.2 (31.2
+against 25.0 %). Square's are up to 12 points lower.
 
 AutoAttack is the original by its package `pyautoattack` (Croce and Hein 2020), on PyTorch twins of our networks with
 the same weights. Each attack of its version `standard` attacks the first 64 images by itself, and then all do in

@@ -1,8 +1,11 @@
 """Robust accuracy of one defence under every protocol (compression_paper Secs. 2, 4, App. C).
 
 Command: purimetry run protocols
-Time: TIME
-Expect: EXPECT
+Time: about 2 minutes on 2 cores of an AMD EPYC.
+Expect: at DDPM, t* = 5, eps 0.2 all attacks together leave 31 % under the xi that they saw, 45 % (mean), 31 (wrong in
+any of 8) and 40 (majority) under others, and EOT-15 43, 29 and 38 %: a majority of 8 draws buys 6 to 8 points, and
+EOT alone is as strong as everything that was made for one xi. Judging while optimising leaves 29 % of a defence that
+has 43 on average.
 
 The first 48 images, the first sampler at the middle t*, the largest budget. An attack sees one fixed xi, a fresh one
 for every gradient, or the mean of 15 fresh ones (EOT); its candidate is then judged by that xi or by 8 which it never

@@ -9,7 +9,7 @@ from matplotlib.lines import Line2D
 from ..compression.records import Measurement, read_records
 from . import style
 from .selection import distinct, find, get, percent_bar, select
-from .table import NONE, Row, Table, errors_over, number
+from .table import NONE, Row, Table, budget, errors_over, number
 
 __all__ = ["TITLE", "CAPTION", "draw", "tables"]
 
@@ -39,7 +39,7 @@ def draw(folder: Path) -> Figure:
         _accuracies(axes[0, column], found, rows)
         _costs(axes[1, column], found, rows)
         axes[0, column].set_title(name)
-    axes[0, 0].set_yticks(range(len(rows)), [f"{_name(defence)}, {_budget(eps)}" for defence, eps in rows])
+    axes[0, 0].set_yticks(range(len(rows)), [f"{_name(defence)}, {budget(eps)}" for defence, eps in rows])
     axes[0, 0].invert_yaxis()
     axes[0, 2].set_xlabel("robust accuracy (%)")
     axes[1, 2].set_xlabel("AutoAttack's cost over ours (ratio)")
@@ -64,12 +64,6 @@ def _name(defence: str) -> str:
         return DEFENCES[defence]
     sampler, t_star = defence.rsplit("-t", 1)
     return f"digits, {style.SAMPLER_NAMES[sampler]} t* = {t_star}"
-
-
-def _budget(eps: float) -> str:
-    """A budget in steps of 1/255 where it is a few of them."""
-    steps = 255 * eps
-    return f"{round(steps)}/255" if steps < 17 and abs(steps - round(steps)) < 1e-6 else f"{eps:g}"
 
 
 def _accuracies(axis: Axes, records: list[Measurement], rows: list[tuple[str, float]]) -> None:
@@ -111,7 +105,7 @@ def tables(run: dict[str, list[Measurement]]) -> list[Table]:
 def _row(records: list[Measurement], defence: str, eps: float, attack: str) -> Row:
     at = {"defence": defence, "eps": eps, "attack": attack}
     row = {"defence": _name(defence), "clean (%)": number(get(records, "clean_accuracy", defence=defence)),
-           "eps": _budget(eps), "attack": ATTACKS[attack]}
+           "eps": budget(eps), "attack": ATTACKS[attack]}
     for by, (_, _, name) in LOOKS.items():
         row[f"{name}: robust (%)"] = number(find(records, "robust_accuracy", **at, by=by))
     for quantity, heading in (("broken_alone", "alone"), ("evaluations", "evaluations")):

@@ -10,6 +10,7 @@ from matplotlib.lines import Line2D
 from ..compression.records import Arrays, Measurement, read_records, read_shards
 from . import style
 from .selection import distinct, select
+from .table import budget
 from .tables_rates import rates as tables
 
 __all__ = ["TITLE", "CAPTION", "draw", "tables"]
@@ -40,7 +41,8 @@ def draw(folder: Path) -> Figure:
     ]
     style.legend_below(figure, style.sampler_handles(distinct(records, "sampler")) + norms, 5)
     eps = _budgets(records)[0]
-    style.letter([left, middle, right], [f"by step, ε = {eps:g}", f"by size, t* = {shown}", f"Jacobian, t* = {shown}"])
+    titles = [f"by step, ε = {budget(eps)}", f"by size, t* = {shown}", f"Jacobian, t* = {shown}"]
+    style.letter([left, middle, right], titles)
     return figure
 
 
@@ -78,15 +80,16 @@ def _by_size(axis: Axes, records: list[Measurement], t_star: int) -> None:
         axis.axvline(eps, color=style.GREY, linestyle=":", linewidth=0.8, zorder=0)
     axis.set_xscale("log", base=2)
     sizes = sorted(distinct(select(records, "rate_l2", seed=seed), "eps"))
-    axis.set_xticks(sizes, [f"{eps:g}" for eps in sizes])
-    axis.set(xlabel="perturbation size (pixel units)", ylabel="expected rate (ratio)", ylim=(0, None))
+    factor, unit = (255, "1/255") if "/" in budget(sizes[-1]) else (1, "pixel units")
+    axis.set_xticks(sizes, [f"{factor * eps:.3g}" for eps in sizes])
+    axis.set(xlabel=f"perturbation size ({unit})", ylabel="expected rate (ratio)", ylim=(0, None))
 
 
 def _spectra(axis: Axes, shards: dict[str, Arrays], samplers: list[str], t_star: int) -> None:
     for sampler in samplers:
-        values = shards[f"{sampler}-t{t_star}-spectra"].get("singular_values")
+        values = shards.get(f"{sampler}-t{t_star}-spectra", {}).get("singular_values")
         if values is None:
-            axis.text(0.5, 0.5, "not computed\nfor large images", transform=axis.transAxes, ha="center", va="center")
+            axis.text(0.5, 0.5, "not computed,\nor not kept", transform=axis.transAxes, ha="center", va="center")
             break
         low, middle, high = np.quantile(values, [0.25, 0.5, 0.75], axis=0)
         index = np.arange(1, len(middle) + 1)

@@ -44,6 +44,15 @@ def reported(value: float | None, digits: int = 1) -> str:
     return NONE if value is None else f"{value:.{digits}f}"
 
 
+def budget(eps: float) -> str:
+    """A budget, in steps of 1/255 where it is a few of them.
+
+    >>> budget(8 / 255), budget(0.1)
+    ('8/255', '0.1')
+    """
+    return f"{255 * eps:g}/255" if 255 * eps < 17 else f"{eps:g}"
+
+
 def errors_over(records: list[Measurement]) -> str:
     """The note of a table of means over images."""
     return f"± standard error over images, n = {', '.join(str(n) for n in sorted({m.n for m in records}))}."

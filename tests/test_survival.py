@@ -111,3 +111,11 @@ class Linear:
 
     def __call__(self, x):
         return jnp.asarray(self.weights) @ x.reshape(-1)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-3])
+def test_without_censoring_the_fit_has_the_moments_and_their_textbook_errors_at_any_scale(scale):
+    distance = scale * (0.5 + 0.1 * np.random.default_rng(0).normal(size=200))
+    fit = pm.fit_zero_inflated_gaussian(distance, np.zeros(200, bool))
+    assert (fit.mean, fit.std) == pytest.approx((distance.mean(), distance.std()), rel=1e-4)  # where BFGS stops
+    assert fit.se[1:] == pytest.approx((fit.std / 200**0.5, fit.std / 400**0.5), rel=1e-3)
