@@ -70,9 +70,9 @@ class Reproduce:
     """Run the experiments, draw the figures and write the report."""
 
     all: bool = False
-    """Every experiment of `purimetry list` instead of the main job's, about 40 minutes on 2 cores."""
+    """Every experiment of `purimetry list` instead of the main job's, about 30 minutes on 2 cores."""
     quick: bool = False
-    """A tour of about two minutes on a small grid; its numbers are only indicative."""
+    """A tour of two and a half minutes on a small grid; its numbers are only indicative."""
     configuration: Annotated[Configuration, tyro.conf.arg(name="")] = field(default_factory=Configuration)
 
 

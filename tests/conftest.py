@@ -26,6 +26,12 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(config.cache.mkdir("jax")))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first, so that no process works through one alone at the end."""
+    longest = ("test_experiments.py", "test_resume.py", "test_attacks.py", "test_structure.py")
+    items.sort(key=lambda item: longest.index(item.path.name) if item.path.name in longest else len(longest))
+
+
 @pytest.fixture(scope="module", autouse=True)
 def forget():
     """A file's programs are its own: all of them together take gigabytes, and more memory maps than Linux grants."""
