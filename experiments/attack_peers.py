@@ -4,7 +4,7 @@ Command: purimetry run attack_peers --data-dir DIR --resnet20 FILE
 Time: about 25 minutes on 2 cores of an AMD EPYC, half of it AutoAttack's.
 Expect: the ensembles leave the same images, but for one that only ours breaks; ours takes fewer evaluations everywhere.
 Without compilation it takes 0.5 to 0.9 of AutoAttack's seconds on a purified classifier and on ResNet-20 at 1/255, a
-seventh where all images break, and 1.1 to 1.4 of them on a bare digits classifier, whose PyTorch is faster. Attack by
+seventh where all images break, and 1.1 to 1.5 of them on a bare digits classifier, whose PyTorch is faster. Attack by
 attack ours leave no higher robust accuracy but in one of 32 cases: APGD-CE at the purified classifier, eps 0.2 (31.2
 against 25.0 %). Square's are up to 12 points lower.
 
@@ -73,8 +73,8 @@ COSTS = {"seconds": "s", "compilation": "s", "evaluations": "images", "gradients
 LACKING = {
     "peers": "AutoAttack needs the `peers` extra (pip install 'purimetry[peers]').",
     "data_dir": "CIFAR-10 needs --data-dir (`purimetry data cifar10` downloads it).",
-    "resnet20": "The ResNet-20 needs --resnet20 with a state dict of akamaster/pytorch_resnet_cifar10 (.th or "
-                ".safetensors).",
+    "resnet20": "The ResNet-20 needs --resnet20 with its weights of akamaster/pytorch_resnet_cifar10, saved as a flat "
+                "state dict (.safetensors or .pt).",
 }
 """What to supply."""
 

@@ -165,7 +165,7 @@ def robustness(bench: Workbench, kind: str, off: float, cell: Cell, classifier: 
         maps = exactly(bench, known, steps, purifier).maps
         clean, anchor, composed = np.transpose([
             distances(weights, bias, x, a, int(label), jacobian)
-            for x, a, label, jacobian in zip(images, anchors, labels, maps, strict=False)
+            for x, a, label, jacobian in zip(images, anchors, labels, maps[: len(few)], strict=True)
         ])
         eps = np.median(clean) * np.asarray(BUDGETS, np.float32)
         again = np.tile(few, len(eps))

@@ -17,7 +17,6 @@ from functools import partial
 
 import numpy as np
 
-from ..compression.attacks.square import square
 from ..compression.preflight import preflight
 from ..compression.records import Arrays, Measurement
 from .adversarial import budget
@@ -29,9 +28,6 @@ from .workers import Piece
 CHECKED = 32
 """Images that are checked, the first of the run's."""
 
-QUERIES = 300
-"""Of the attack without gradients that gradients have to beat."""
-
 
 def checked(bench: Workbench, cell: Cell) -> Arrays:
     """What was found, as JSON, and the names of the checks that found nothing and that could not be made."""
@@ -40,7 +36,6 @@ def checked(bench: Workbench, cell: Cell) -> Arrays:
         with bar(f"preflight of {cell}") as show:
             found = preflight(bench.classifier, bench.purifier(cell), bench.images[:CHECKED], bench.labels[:CHECKED],
                               bench.keys()[:CHECKED], budget(bench), attack=converged(bench.configuration),
-                              gradient_free=partial(square, queries=QUERIES, horizon=QUERIES),
                               on_check=lambda name: show(0, name))
         flaws = [json.dumps({"check": f.check, "outcome": f.severity, "found": str(f)}) for f in found.found]
         return {"found": np.array(flaws, str), "passed": np.array(found.passed, str),

@@ -34,7 +34,7 @@ def draw(folder: Path) -> Figure:
     samplers, shown = distinct(records, "sampler"), get(records, "distance", input="PGD").at["t_star"]
     figure = style.new_figure(4.8)
     axes = figure.subplots(2, 3)
-    for axis, (norm, sign) in zip(axes[0], SIGNS.items(), strict=False):
+    for axis, (norm, sign) in zip(axes[0, : len(SIGNS)], SIGNS.items(), strict=True):
         for sampler in samplers:
             _path(axis, shards[f"{sampler}-t{shown}-PGD"][norm].mean(0), style.SAMPLER_COLOURS[sampler])
         _path_axis(axis, shown, f"{sign} distance (pixel units)")

@@ -46,7 +46,7 @@ def draw(folder: Path) -> Figure:
         for axis in row:
             axis.set_ylim(-0.03 * top, 1.05 * max(top, 1))
         row[0].set_ylabel(f"robust accuracy (%)\nε = {eps:g}")
-    for axis, quantity in zip(axes[-1], DISTANCES, strict=False):
+    for axis, quantity in zip(axes[-1, : len(DISTANCES)], DISTANCES, strict=True):
         _over_time(axis, records, quantity, budgets[0])
     axes[-1, 0].set_ylabel("distance (own unit)")
     _ranks(axes[-1, 3], records, budgets)

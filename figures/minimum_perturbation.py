@@ -36,7 +36,7 @@ def draw(folder: Path) -> Figure:
     figure = style.new_figure(0.3 + 2.3 * rows)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     _histogram(axes[0], clean, fit)
-    for axis, sampler in zip(axes[1:], samplers, strict=False):
+    for axis, sampler in zip(axes[1 : 1 + len(samplers)], samplers, strict=True):
         _survival(axis, sampler, clean, fit, shards, select(records, "clean_accuracy", sampler=sampler))
     for axis in axes[1 + len(samplers) :]:
         axis.remove()
