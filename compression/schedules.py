@@ -89,6 +89,16 @@ def rectified(steps: int, t_end: int | float) -> Schedule:
     return Schedule((1 - t) ** 2 / ((1 - t) ** 2 + t**2), CONTINUOUS * t)
 
 
+def rectified_time(alpha_bar: float) -> float:
+    """t of rectified flow at which as much of the image is left as where a diffusion has this alpha_bar.
+
+    >>> round(rectified_time(linear().alpha_bar[100]), 3), float(rectified(1, rectified_time(0.25)).alpha_bar[1])
+    (0.253, 0.25)
+    """
+    signal, noise = np.sqrt(alpha_bar), np.sqrt(1 - alpha_bar)
+    return float(noise / (signal + noise))
+
+
 def _even(steps, t_end, expected, below):
     if not (t_end > 0 and below):
         raise ValueError(f"t_end is a time of the continuous process, {expected}, got {t_end}; divide steps by T")

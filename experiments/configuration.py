@@ -16,12 +16,18 @@ def default_data() -> Path:
     return Path(os.environ.get("PURIMETRY_DATA") or default_cache() / "data")
 
 
-UNRECORDED = ("out", "cache", "data_dir", "workers", "inception", "clip", "resnet20", "denoiser")
+UNRECORDED = (
+    "out", "cache", "data_dir", "image_size", "workers", "inception", "clip", "resnet20", "classifier", "denoiser",
+)
 """Options that do not determine the records, or of which records carry a fingerprint."""
 
 COLOUR = {
     "images": 48, "t_stars": (1, 2, 5), "eps": (1 / 255, 2 / 255), "draws": 4, "attack_restarts": 3,
     "eps_max": 8 / 255,
+}
+IMAGENET = {
+    "images": 200, "subset_seed": 0, "t_stars": (10,), "eps": (4 / 255,), "draws": 4, "attack_restarts": 3,
+    "eps_max": 16 / 255,
 }
 OWN = {
     "digits": {
@@ -31,7 +37,10 @@ OWN = {
     "cifar10": COLOUR,
     "cifar100": COLOUR,
 }
-"""What a data set takes for options that are not told: as much as a CPU affords, budgets where images are broken."""
+"""What a data set takes for options that are not told: as much as a CPU affords, budgets where images are broken.
+
+Images of one's own, which stand at no name here, take IMAGENET's: the paper's, but for its first images.
+"""
 
 
 @dataclass(frozen=True)
@@ -66,32 +75,40 @@ class Configuration:
     """Folder of trained weights, shared by runs; files are named by what determines them."""
     workers: int = 0
     """Processes that share the work; 0 is one a core on a CPU and one in all on an accelerator."""
-    dataset: Literal["digits", "cifar10", "cifar100"] = "digits"
-    """Images to measure on; `purimetry data` gets those that do not come with scikit-learn."""
+    dataset: str = "digits"
+    """Images to measure on: digits, cifar10 or cifar100 (`purimetry data` gets CIFAR), or the path of one's own: a
+    folder with a folder a class or labels.csv, or a file .npz of images and labels."""
     data_dir: Path = field(default_factory=default_data)
     """Folder of data sets (PURIMETRY_DATA): packed or unpacked archives of CIFAR's authors."""
+    image_size: int = 256
+    """Pixels of the central square that is kept of a folder's images, and of their shorter side before."""
     images: int | None = None
-    """Test images in every cell of the grid, at least 2 (128 of the 500 digits, 48 of CIFAR's 10,000 unless told)."""
+    """Test images in every cell of the grid, at least 2 (128 of the 500 digits, 48 of CIFAR's 10,000, 200 of one's own
+    unless told)."""
     subset_seed: int | None = None
-    """Seed of a random choice of the test images; the first ones unless told."""
-    samplers: tuple[Literal["ddpm", "reverse", "ddim", "sde", "ode"], ...] = ("ddpm", "reverse", "ddim")
-    """Samplers of the diffusion purifier."""
+    """Seed of a random choice of the test images; the first ones unless told, of one's own seed 0."""
+    samplers: tuple[Literal["ddpm", "reverse", "ddim", "sde", "ode", "one_step", "dpm", "flow"], ...] = (
+        "ddpm", "reverse", "ddim")
+    """Samplers of the diffusion purifier; dpm is DPM-Solver++ in 20 steps, flow a rectified flow of as much noise."""
     respaced: int = 100
     """Steps of the respaced schedule, a divisor of 1000."""
     t_stars: tuple[int, ...] | None = None
-    """Purification steps, of the respaced schedule (1 2 5 unless told, for digits 10 15 as well)."""
+    """Purification steps, of the respaced schedule (1 2 5 unless told, for digits 10 15 as well, for one's own
+    images 10)."""
     eps: tuple[float, ...] | None = None
-    """Attack budgets, l_inf in pixel units, 0 to 1 (0.1 0.2 for digits, 1/255 2/255 for CIFAR unless told)."""
+    """Attack budgets, l_inf in pixel units, 0 to 1 (0.1 0.2 for digits, 1/255 2/255 for CIFAR, 4/255 for
+    one's own unless told)."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Base seeds of xi; attacks use the first, what is cheap uses all."""
     draws: int | None = None
-    """Random perturbations for an expected rate (16 for digits, 4 for CIFAR unless told)."""
+    """Random perturbations for an expected rate (16 for digits, 4 otherwise unless told)."""
     eps_factors: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0, 4.0)
     """Perturbation sizes of the rate's dependence on eps, relative to the first budget."""
     attack_steps: int = 16
     """Steps of each restart of the converged attack."""
     attack_restarts: int | None = None
-    """Restarts of the converged attack: the margin, then rival classes (10 for digits, 3 for CIFAR unless told)."""
+    """Restarts of the converged attack: the margin, then rival classes (10 for digits, 3 otherwise unless
+    told)."""
     paper_steps: int = 40
     """Steps of the paper's attack."""
     ensemble_steps: int = 100
@@ -99,7 +116,8 @@ class Configuration:
     square_queries: int = 5000
     """Queries of its attack without gradients."""
     eps_max: float | None = None
-    """Limit of the search for minimum perturbations, in pixel units (0.5 for digits, 8/255 for CIFAR unless told)."""
+    """Limit of the search for minimum perturbations, in pixel units (0.5 for digits, 8/255 for CIFAR, 16/255 for
+    one's own unless told)."""
     bootstrap: int = 1000
     """Resamplings of the images for intervals."""
     inception: Path | None = None
@@ -107,9 +125,15 @@ class Configuration:
     clip: Path | None = None
     """Weights of CLIP (model.safetensors of openai/clip-vit-base-patch32)."""
     resnet20: Path | None = None
-    """Weights of the ResNet-20 of akamaster/pytorch_resnet_cifar10, CIFAR-10's classifier (a flat state dict)."""
-    denoiser: Path | None = None
-    """Folder of CIFAR's noise predictor in diffusers' format, as google/ddpm-cifar10-32 (a small one is trained)."""
+    """Weights of the ResNet-20 of akamaster/pytorch_resnet_cifar10 (a flat state dict): CIFAR-10's --classifier."""
+    classifier: str | None = None
+    """Classifier from a file instead of one trained here, ARCHITECTURE:FILE: resnet18, resnet20, resnet56 or wide-resnet
+    of CIFAR, resnet50 or bottleneck-resnet of ImageNet (a flat state dict)."""
+    denoiser: str | None = None
+    """Noise predictor from files instead of one trained here: diffusers:FOLDER (or FOLDER alone) of a UNet2DModel, as
+    google/ddpm-cifar10-32, or guided:FILE of guided diffusion's UNet (a flat state dict)."""
+    note: str = ""
+    """What the report says at its top about this run, for example that it is a dry run; kept in the records."""
     training: Training = field(default_factory=Training)
 
     def __post_init__(self):
@@ -123,17 +147,18 @@ class Configuration:
         for name in ("inception", "clip", "resnet20"):
             if (path := getattr(self, name)) is not None and not path.is_file():
                 raise ValueError(f"--{name} {path}: there is no such file; download the weights, or leave it out")
-        if self.denoiser is not None and not self.denoiser.is_dir():
-            raise ValueError(f"--denoiser {self.denoiser}: there is no such folder; download it, or leave it out")
 
     def resolved(self) -> "Configuration":
         """With the data set's own values of what was not told."""
-        own = {name: value for name, value in OWN[self.dataset].items() if getattr(self, name) is None}
+        own = {name: value for name, value in OWN.get(self.dataset, IMAGENET).items() if getattr(self, name) is None}
+        if self.dataset == "cifar10" and self.resnet20 and not self.classifier:
+            own["classifier"] = f"resnet20:{self.resnet20}"
         return replace(self, **own)
 
     def determinants(self) -> dict:
         """What determines the records, as JSON-like values."""
         values = asdict(self.resolved())
+        values["dataset"] = Path(self.dataset).resolve().name  # where it lies determines nothing
         return {name: values[name] for name in values if name not in UNRECORDED}
 
 

@@ -29,7 +29,8 @@ from ..compression.purifiers.diffusion import parts
 from ..compression.records import Arrays, Measurement
 from ..compression.statistics import bootstrap
 from ..compression.step_rates import StepRates, step_rates
-from .workbench import Cell, Workbench, each
+from .purifiers import SAMPLERS
+from .workbench import Cell, Unmet, Workbench, each
 from .workers import Piece
 
 LEARNED_FROM = 10_000
@@ -66,8 +67,12 @@ def together(bench: Workbench) -> int:
 
 
 def studied(bench: Workbench) -> list[Cell]:
-    """Each sampler at the largest t*."""
-    return [Cell(sampler, max(bench.configuration.t_stars)) for sampler in bench.configuration.samplers]
+    """Each sampler at the largest t*; not those whose steps recall former ones, for they have no rate of their own."""
+    cells = [Cell(sampler, max(bench.configuration.t_stars)) for sampler in bench.configuration.samplers]
+    found = [cell for cell in cells if not SAMPLERS[cell.sampler](bench.schedule, cell.t_star).memory]
+    if not found:
+        raise Unmet("steps of samplers that recall former ones have no rates; name another than dpm in --samplers")
+    return found
 
 
 def rates(bench: Workbench, cell: Cell) -> Arrays:
@@ -107,6 +112,7 @@ def is_exact(bench: Workbench) -> bool:
 
 def pieces(bench: Workbench) -> list[Piece]:
     """Each sampler."""
+    _known(bench)
     return bench.pieces(studied(bench), _measure)
 
 
@@ -200,11 +206,14 @@ def _share_of_forward(cumulative: np.ndarray) -> float:
     return first / last
 
 
+def _known(bench: Workbench) -> np.ndarray:
+    return bench.training[0][:LEARNED_FROM]
+
+
 def _perturbations(bench: Workbench) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Random ones at each image, [images, draws, h, w, c], in each of the SPACES."""
     draw = partial(_drawn, tuple(neighbours(bench).items()))
-    known = jnp.asarray(bench.dataset.train_images[:LEARNED_FROM])
-    return over_images(draw, (known,), bench.images, bench.keys(), size=together(bench),
+    return over_images(draw, (jnp.asarray(_known(bench)),), bench.images, bench.keys(), size=together(bench),
                        name="tangent spaces")
 
 

@@ -52,7 +52,7 @@ from ..theory.mixture_jacobian import MixtureJacobian
 from ..theory.spectrum import Spectrum, uniform_variance
 from .progress import bar
 from .robust_accuracy import converged
-from .workbench import Cell, Workbench, each
+from .workbench import Cell, Unmet, Workbench, each
 from .workers import Piece
 
 ON_VARIANCE = 0.1
@@ -114,7 +114,7 @@ def on_low_rank(bench: Workbench, off: float) -> Known:
 def on_mixture(bench: Workbench, variance: float) -> Known:
     """Data about one mean a class."""
     seed, n = bench.configuration.seeds[0], len(bench.images)
-    images, labels = bench.dataset.train_images, bench.dataset.train_labels
+    images, labels = bench.training
     means = np.stack([images[labels == label].mean(0) for label in range(bench.dataset.classes)])
     means = (means - means.mean(0)) * MEANS_LIMIT / np.abs(means - means.mean(0)).max()
     data = mixture.mixture(np.ones(len(means)), means, variance)
@@ -234,7 +234,10 @@ def run(bench: Workbench) -> list[Measurement]:
 
 
 def _grid(bench: Workbench) -> list[tuple[str, float, Cell]]:
-    return list(product(KINDS, OFF_VARIANCES, bench.cells))
+    cells = [cell for cell in bench.cells if cell.sampler in SAMPLERS]
+    if not cells:
+        raise Unmet(f"closed forms are known for {', '.join(SAMPLERS)}; name one of them in --samplers")
+    return list(product(KINDS, OFF_VARIANCES, cells))
 
 
 def _measure(bench: Workbench, kind: str, off: float, cell: Cell) -> Iterator[Measurement]:
@@ -285,7 +288,7 @@ def _alone(known: Known, bench: Workbench, steps: Steps) -> Spectrum:
 
 @lru_cache(maxsize=1)
 def _axes(bench: Workbench) -> np.ndarray:
-    rows = bench.dataset.train_images[:LEARNED_FROM].reshape(-1, np.prod(bench.dataset.shape)).astype(np.float64)
+    rows = bench.training[0][:LEARNED_FROM].reshape(-1, np.prod(bench.dataset.shape)).astype(np.float64)
     _, sizes, axes = np.linalg.svd(rows - rows.mean(0), full_matrices=False)
     explained = np.cumsum(sizes**2) / np.sum(sizes**2)
     return axes[: 1 + int(np.argmax(explained >= EXPLAINED))].T

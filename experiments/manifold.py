@@ -144,6 +144,7 @@ def effects(found: Arrays, chance: float) -> dict[str, np.ndarray]:
 
 def pieces(bench: Workbench) -> list[Piece]:
     """Each cell of the grid, and the tangent spaces."""
+    _known(bench)
     return [*bench.pieces(bench.cells, _measure), Piece("tangents", 2, partial(tangents, bench))]
 
 
@@ -211,7 +212,7 @@ def _spaces(bench: Workbench) -> Iterator[Measurement]:
 
 
 def _known(bench: Workbench) -> np.ndarray:
-    return bench.dataset.train_images[:LEARNED_FROM]
+    return bench.training[0][:LEARNED_FROM]
 
 
 def _small(bench: Workbench) -> list[int]:

@@ -4,18 +4,16 @@ import time
 import warnings
 from pathlib import Path
 
-import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
-from ..compression import schedules, weights
+from ..compression import schedules
 from ..compression.data.dataset import Dataset
-from ..compression.networks import convnet, resnet, unet
+from ..compression.networks import convnet, unet
 from ..compression.networks.pure import Network, pure
-from ..compression.records import RecordError, digest
+from ..compression.records import RecordError
 from ..compression.training import losses, loop, robust
-from ..compression.weights import fingerprint, load_published, load_tree, save_tree
+from ..compression.weights import fingerprint, load_tree, save_tree
 from .configuration import Training, default_cache
 from .progress import bar
 
@@ -37,18 +35,6 @@ def classifier(training: Training, dataset: Dataset, cache: Path) -> tuple[Netwo
     recipe = loop.Recipe(steps=training.classifier_steps)
     build, determinants = _convnet(training, dataset)
     return _trained("classifier", build, determinants, losses.classification, recipe, training.seed, dataset, cache)
-
-
-def resnet20(path: Path) -> tuple[Network, str]:
-    """The published ResNet-20 for CIFAR-10 and its weights' SHA-256."""
-    arrays = load_published(path)
-    return resnet.resnet20(arrays), digest(arrays)
-
-
-def ddpm_unet(folder: Path) -> tuple[Network, str]:
-    """A noise predictor in diffusers' format and its weights' SHA-256."""
-    network = weights.ddpm_unet(folder)
-    return network, digest({str(i): np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(network))})
 
 
 def robust_classifier(training: Training, dataset: Dataset, cache: Path) -> tuple[Network, str]:
@@ -80,6 +66,17 @@ def denoiser(training: Training, dataset: Dataset, cache: Path) -> tuple[Network
     determinants = ("unet", unet.VERSION, training.denoiser_channels, "linear-1000")
     loss = losses.noise_prediction(schedules.linear())
     return _trained("denoiser", build, determinants, loss, recipe, training.seed, dataset, cache)
+
+
+def velocity(training: Training, dataset: Dataset, cache: Path) -> tuple[Network, str]:
+    """The trained velocity of rectified flow, as large and trained as long as the noise predictor, and its SHA-256."""
+
+    def build() -> nnx.Module:
+        return unet.UNet(dataset.shape[-1], training.denoiser_channels, rngs=nnx.Rngs(training.seed))
+
+    recipe = loop.Recipe(steps=training.denoiser_steps)
+    determinants = ("unet", unet.VERSION, training.denoiser_channels, "rectified-flow")
+    return _trained("velocity", build, determinants, losses.flow_matching, recipe, training.seed, dataset, cache)
 
 
 def _trained(name, build, determinants, loss, recipe, seed, dataset, cache) -> tuple[Network, str]:

@@ -51,7 +51,7 @@ PROTOCOLS = (fixed(), transferred(TESTS), fresh(TESTS), expectation(EOT_DRAWS, T
 def gradients(bench: Workbench, cell: Cell) -> dict:
     """The purifiers whose Jacobians stand for the defence's, by name; one step for its t* is the surrogate."""
     respaced = bench.configuration.respaced
-    if respaced % cell.t_star or cell.t_star == 1:
+    if cell.sampler not in samplers.SAMPLERS or respaced % cell.t_star or cell.t_star == 1:
         return {**FULL, **BPDA}
     short = samplers.SAMPLERS[cell.sampler](schedules.respaced(schedules.linear(), respaced // cell.t_star), 1)
     return {**FULL, **BPDA, "one step": fewer_steps(bench.purifier(cell), short)}

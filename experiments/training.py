@@ -15,7 +15,9 @@ from ..compression import schedules
 from ..compression.batches import over_images
 from ..compression.checks import check_classifier
 from ..compression.losses import margin
+from ..compression.purifiers.flow import noise_of
 from ..compression.records import Measurement
+from ..compression.schedules import CONTINUOUS, rectified_time
 from .workbench import Workbench
 from .workers import Piece
 
@@ -28,35 +30,47 @@ TIMES = (10, 20, 50, 100, 150, 300, 600)
 
 def pieces(bench: Workbench) -> list[Piece]:
     """Each network is trained by itself."""
-    return [Piece("classifier", 1, lambda: bench.classifier), Piece("denoiser", 4, lambda: bench.denoiser)]
+    flow = [Piece("velocity", 4, lambda: bench.velocity)] if bench.follows_flow else []
+    return [Piece("classifier", 1, lambda: bench.classifier), Piece("denoiser", 4, lambda: bench.denoiser), *flow]
 
 
 def run(bench: Workbench) -> list[Measurement]:
-    """Measure both networks on the whole test set."""
+    """Measure the networks on the whole test set, on the run's images where they come without training images."""
     check_classifier(bench.classifier, bench.images)
     return bench.write("training", _measure(bench))
 
 
 def _measure(bench: Workbench) -> Iterator[Measurement]:
-    images, labels = bench.dataset.test_images, bench.dataset.test_labels
+    images, labels = bench.images, bench.labels
+    if len(bench.dataset.train_images):
+        images, labels = bench.dataset.test_images, bench.dataset.test_labels
 
     def compute():
         schedule = schedules.linear()
         margins = over_images(_margin, (bench.classifier,), images, labels)
         shown = images[:TESTED]
         keys = jax.random.split(jax.random.key(0), len(images))[:TESTED]
-        errors = [
-            over_images(_squared_error, (bench.denoiser,), shown, keys,
-                        np.full(len(shown), schedule.alpha_bar[t], np.float32),
-                        np.full(len(shown), schedule.time[t], np.float32))
-            for t in TIMES
-        ]
-        return {"margin": margins, "squared_error": np.stack(errors)}
+
+        def errors(predictor, times):
+            return np.stack([
+                over_images(_squared_error, (predictor,), shown, keys,
+                            np.full(len(shown), schedule.alpha_bar[t], np.float32),
+                            np.full(len(shown), time, np.float32))
+                for t, time in zip(TIMES, times, strict=True)
+            ])
+
+        found = {"margin": margins, "squared_error": errors(bench.denoiser, schedule.time[list(TIMES)])}
+        if bench.follows_flow:
+            times = [CONTINUOUS * rectified_time(schedule.alpha_bar[t]) for t in TIMES]
+            found["flow_squared_error"] = errors(noise_of(bench.velocity), times)
+        return found
 
     arrays = bench.shard("training", "test", compute)
     yield bench.mean("training", "clean_accuracy", 100 * (arrays["margin"] < 0), "%", {})
     for t, errors in zip(TIMES, arrays["squared_error"], strict=True):
         yield bench.mean("training", "noise_prediction_error", errors, "mean squared error", {"t": t})
+    for t, errors in zip(TIMES, arrays.get("flow_squared_error", ()), strict=False):
+        yield bench.mean("training", "flow_prediction_error", errors, "mean squared error", {"t": t})
 
 
 def _margin(classifier, x, label):

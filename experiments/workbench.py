@@ -12,16 +12,19 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from ..compression import checks, randomness, samplers, schedules
+from ..compression import checks, randomness, schedules
+from ..compression.data.dataset import DataError
 from ..compression.networks.pure import Network
 from ..compression.purifiers.diffusion import diffusion
+from ..compression.purifiers.flow import noise_of
 from ..compression.purifiers.identity import identity
 from ..compression.records import Arrays, Folder, Measurement, write_atomic
 from ..compression.types import Purifier
-from . import models
+from . import architectures, models
 from .configuration import Configuration
-from .datasets import DATASETS
+from .datasets import class_folders, read
 from .progress import bar
+from .purifiers import OF_VELOCITY, SAMPLERS
 from .workers import Piece
 
 
@@ -43,6 +46,10 @@ class Cell(NamedTuple):
 BARE = Cell("none", 0)
 
 
+class Unmet(ValueError):
+    """A run lacks what one of its experiments needs; others may do without."""
+
+
 class Workbench:
     """A run's configuration made concrete. Raises before any work if the configuration cannot be met."""
 
@@ -50,17 +57,17 @@ class Workbench:
         self.configuration = configuration = configuration.resolved()
         self.schedule = schedules.respaced(schedules.linear(), configuration.respaced)
         for cell in self.cells:
-            samplers.SAMPLERS[cell.sampler](self.schedule, cell.t_star)
+            SAMPLERS[cell.sampler](self.schedule, cell.t_star)
         for eps in configuration.eps:
             checks.check_budget(eps)
-        self.dataset = DATASETS[configuration.dataset](configuration.data_dir)
+        self.dataset = read(configuration.dataset, configuration.data_dir, configuration.image_size)
         self.indices = self.dataset.subset(configuration.images, configuration.subset_seed)
         self.images, self.labels = self.dataset.test_images[self.indices], self.dataset.test_labels[self.indices]
         checks.check_images(self.images)
         checks.check_labels(self.labels, len(self.images), self.dataset.classes)
         self._purifiers: dict[Cell, Purifier] = {}
-        published = {"resnet20": lambda: self._classifier, "denoiser": lambda: self._denoiser}
-        weights = {name: network()[1] for name, network in published.items() if self._published(name)}
+        self._given = self._read_networks()
+        weights = {name: given.determinants for name, given in self._given.items()}
         determinants = {**configuration.determinants(), "data_sha256": self.dataset.fingerprint, **weights}
         self.folder = Folder(configuration.out, determinants)
         taken = {"dataset": self.dataset.name, "split": "test", "indices": self.indices.tolist()}
@@ -92,28 +99,70 @@ class Workbench:
         """The trained noise predictor."""
         return self._denoiser[0]
 
+    @property
+    def follows_flow(self) -> bool:
+        """Whether any purifier of the grid follows a velocity."""
+        return bool(set(OF_VELOCITY) & set(self.configuration.samplers))
+
+    @cached_property
+    def velocity(self) -> Network:
+        """The trained velocity of rectified flow."""
+        return self._velocity[0]
+
+    @property
+    def training(self) -> tuple:
+        """Images to learn from, and their labels; Unmet where there are none."""
+        if not len(self.dataset.train_images):
+            raise Unmet(f"{self.dataset.name} has no training images, from which this experiment learns where images "
+                        "lie; take digits, cifar10 or cifar100")
+        return self.dataset.train_images, self.dataset.train_labels
+
+    def _read_networks(self) -> dict[str, architectures.Given]:
+        """Networks of files, fit for the images; raises where one is lacking that cannot be trained."""
+        c, given = self.configuration, {}
+        if c.classifier is not None:
+            given["classifier"] = architectures.classifier(c.classifier)
+            architectures.check_classifier(given["classifier"], self.dataset, class_folders(c.dataset))
+        if c.denoiser is not None:
+            given["denoiser"] = architectures.denoiser(c.denoiser)
+            architectures.check_denoiser(given["denoiser"], self.dataset)
+        needed = {"classifier": "give --classifier ARCHITECTURE:FILE", "denoiser": "give --denoiser ARCHITECTURE:PATH"}
+        if self.follows_flow:
+            needed["velocity"] = "leave flow out of --samplers"
+        if lacking := [name for name in needed if name not in given and not len(self.dataset.train_images)]:
+            raise DataError(f"{self.dataset.name} has no images to train a {' or a '.join(lacking)} on; "
+                            f"{', and '.join(needed[name] for name in lacking)}")
+        return given
+
     @cached_property
     def _classifier(self) -> tuple[Network, str]:
-        if self._published("resnet20"):
-            return models.resnet20(self.configuration.resnet20)
+        if found := self._given.get("classifier"):
+            return found.network, found.sha256
         return models.classifier(self.configuration.training, self.dataset, self.configuration.cache)
 
     @cached_property
     def _denoiser(self) -> tuple[Network, str]:
-        if self._published("denoiser"):
-            return models.ddpm_unet(self.configuration.denoiser)
+        if found := self._given.get("denoiser"):
+            return found.network, found.sha256
         return models.denoiser(self.configuration.training, self.dataset, self.configuration.cache)
 
-    def _published(self, name: str) -> bool:
-        """Whether published weights take the place of a network trained here."""
-        return self.dataset.name == "cifar10" and getattr(self.configuration, name) is not None
+    @cached_property
+    def _velocity(self) -> tuple[Network, str]:
+        return models.velocity(self.configuration.training, self.dataset, self.configuration.cache)
+
+    @property
+    def _networks(self) -> dict[str, tuple[Network, str]]:
+        """All networks that the run's measurements depend on."""
+        flow = {"velocity": self._velocity} if self.follows_flow else {}
+        return {"classifier": self._classifier, "denoiser": self._denoiser, **flow}
 
     def purifier(self, cell: Cell) -> Purifier:
         """The purifier of a cell; checked on two images before it is first used."""
         if cell == BARE:
             return identity
         if cell not in self._purifiers:
-            made = diffusion(self.denoiser, samplers.SAMPLERS[cell.sampler](self.schedule, cell.t_star))
+            predictor = noise_of(self.velocity) if cell.sampler in OF_VELOCITY else self.denoiser
+            made = diffusion(predictor, SAMPLERS[cell.sampler](self.schedule, cell.t_star))
             checks.check_purifier(made, self.images[:2], self.keys()[:2])
             self._purifiers[cell] = made
         return self._purifiers[cell]
@@ -164,7 +213,7 @@ class Workbench:
             "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
             "device": f"{jax.devices()[0].device_kind} ({platform.machine()}, {sys.platform})",
             "data_sha256": self.dataset.fingerprint,
-            "weights_sha256": {"classifier": self._classifier[1], "denoiser": self._denoiser[1]},
+            "weights_sha256": {name: sha256 for name, (_, sha256) in self._networks.items()},
         }
 
 

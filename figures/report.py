@@ -39,6 +39,7 @@ def write_report(folder: Path) -> Path:
     page = _template().render(
         question=QUESTION,
         answer=headline(records),
+        note=configuration.get("note", ""),
         quick=configuration["images"] <= QUICK_IMAGES,
         configuration=dict(_flat(configuration)),
         sections=sections,

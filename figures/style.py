@@ -32,11 +32,13 @@ BLACK, GREY, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
     "#CC79A7",
 )
 
-SAMPLER_COLOURS = {"ddpm": BLUE, "reverse": GREEN, "ddim": VERMILION, "sde": PURPLE, "ode": ORANGE, "none": BLACK}
-SAMPLER_MARKERS = {"ddpm": "o", "reverse": "s", "ddim": "^", "sde": "v", "ode": "P", "none": "D"}
+SAMPLER_COLOURS = {"ddpm": BLUE, "reverse": GREEN, "ddim": VERMILION, "sde": PURPLE, "ode": ORANGE, "one_step": GREY,
+                   "dpm": SKY, "flow": "#8C510A", "none": BLACK}
+SAMPLER_MARKERS = {"ddpm": "o", "reverse": "s", "ddim": "^", "sde": "v", "ode": "P", "one_step": "X", "dpm": "<",
+                   "flow": "*", "none": "D"}
 SAMPLER_NAMES = {
     "ddpm": "DDPM", "reverse": "Reverse-only", "ddim": "DDIM", "sde": "VP-SDE", "ode": "Probability flow",
-    "none": "no purifier",
+    "one_step": "One step", "dpm": "DPM-20", "flow": "Rectified flow", "none": "no purifier",
 }
 
 SETTINGS = {

@@ -17,6 +17,9 @@ def training(run: Run) -> list[Table]:
     for m in errors:
         quantity = f"noise error (mean squared) at t = {m.at['t']}"
         rows.append({"network": "denoiser", "quantity": quantity, "ours": number(m, 4)})
+    for m in select(records, "flow_prediction_error"):
+        quantity = f"noise error (mean squared) where as much is left as at t = {m.at['t']}"
+        rows.append({"network": "velocity of the flow", "quantity": quantity, "ours": number(m, 4)})
     return [Table("Networks, on all test images", rows, errors_over(records))]
 
 

@@ -3,7 +3,7 @@
 from ..compression.records import Measurement
 from . import paper, predictors
 from .selection import distinct, find, select
-from .table import PAPER, Row, Table, cell_columns, cells, errors_over, number, reported
+from .table import PAPERS, Row, Table, cell_columns, cells, errors_over, number, reported
 
 RATIOS = {
     "rate_drift": "rate over that at the smallest size",
@@ -53,7 +53,7 @@ def _scores(records: list[Measurement]) -> Table:
 
 def _predictions(records: list[Measurement], rates: list[Measurement], eps: float) -> Table:
     def row(cell: dict, t: int) -> Row:
-        theirs = paper.TABLE_3.get(cell["sampler"]) if t == paper.TABLE_3_T else None
+        theirs = beside.cells.get(cell["sampler"]) if t == paper.TABLE_3_T else None
         predicted = {
             f"ours: {predictors.name(p)}": number(
                 find(records, "predicted_robust_accuracy", **cell, eps=eps, predictor=p)
@@ -62,11 +62,11 @@ def _predictions(records: list[Measurement], rates: list[Measurement], eps: floa
         }
         return {
             **cell_columns(cell, t),
-            f"{PAPER} clean accuracy": reported(theirs and theirs.clean),
-            f"{PAPER} rate": reported(theirs and theirs.rate, 3),
-            f"{PAPER} predicted, clean": reported(theirs and theirs.survival_clean),
-            f"{PAPER} predicted, anchors": reported(theirs and theirs.survival_anchor),
-            f"{PAPER} PGD": reported(theirs and theirs.robust),
+            f"{column} clean accuracy": reported(theirs and theirs.clean),
+            f"{column} rate": reported(theirs and theirs.rate, 3),
+            f"{column} predicted, clean": reported(theirs and theirs.survival_clean),
+            f"{column} predicted, anchors": reported(theirs and theirs.survival_anchor),
+            f"{column} PGD": reported(theirs and theirs.robust),
             "ours: clean accuracy": number(find(rates, "clean_accuracy", **cell)),
             "ours: rate": number(find(rates, "rate_l2", **cell, eps=eps), 3),
             **predicted,
@@ -74,7 +74,9 @@ def _predictions(records: list[Measurement], rates: list[Measurement], eps: floa
         }
 
     measured = select(records, "measured_robust_accuracy", eps=eps)
-    title = f"Table 3: robust accuracy (%) at eps {eps:g}, predicted and measured"
+    beside = paper.predictions(measured[0].run["configuration"]["dataset"])
+    column = f"{PAPERS}{beside.setting}:"
+    title = f"Table {beside.number}: robust accuracy (%) at eps {eps:g}, predicted and measured"
     return Table(title, [row(*c) for c in cells(measured)], errors_over(measured))
 
 

@@ -3,6 +3,7 @@
 DiffPure and its successors purify ImageNet with the 256x256 unconditional model of that repository.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 
@@ -166,3 +167,34 @@ def guided_unet(arrays: Mapping[str, np.ndarray], **sizes) -> Network:
         (552.8 M parameters).
     """
     return from_torch(partial(GuidedUNet, **(sizes or IMAGENET256)), arrays)
+
+
+def of_file(arrays: Mapping[str, np.ndarray]) -> Network:
+    """As `guided_unet`, its sizes read from the weights: other published sizes, or a narrow one."""
+    return guided_unet(arrays, **sizes_of(arrays))
+
+
+def sizes_of(arrays: Mapping[str, np.ndarray]) -> dict:
+    """Sizes of the `GuidedUNet` that has these arrays; `IMAGENET256` where they are none's.
+
+    Heads, which no array tells of, have 64 channels as in all published files, or as many as divide every width.
+
+    >>> sizes_of({}) is IMAGENET256
+    True
+    """
+    shape = lambda name: np.shape(arrays.get(name, ()))
+    try:
+        outputs = 1 + max(int(name.split(".")[1]) for name in arrays if name.startswith("output_blocks."))
+        ends = [i for i in range(outputs) if any(f"output_blocks.{i}.{j}.in_layers.0.weight" in arrays for j in (1, 2))]
+        run_length = 1 + min(ends, default=outputs - 1)
+        levels = [1 + level * run_length for level in range(outputs // run_length)]
+        channels, c_image = shape("input_blocks.0.0.weight")[:2]
+        widths = [shape(f"input_blocks.{i}.0.out_layers.0.weight")[0] for i in levels]
+        learned_sigma = shape("out.2.weight")[0] == 2 * c_image
+    except (ValueError, IndexError):
+        return IMAGENET256
+    return {
+        "channels": channels, "multiples": tuple(width // channels for width in widths), "blocks": run_length - 1,
+        "attention_at": tuple(2**n for n, i in enumerate(levels) if f"input_blocks.{i}.1.qkv.weight" in arrays),
+        "head": math.gcd(64, *widths), "c_image": c_image, "learned_sigma": learned_sigma,
+    }

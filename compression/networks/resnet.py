@@ -5,6 +5,7 @@ in torchvision.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatchcase
 from functools import partial
 
 import jax.numpy as jnp
@@ -210,3 +211,16 @@ def resnet18(arrays: Mapping[str, np.ndarray], classes: int = 10, statistics: St
 def resnet50(arrays: Mapping[str, np.ndarray], classes: int = 1000, statistics: Statistics = IMAGENET) -> Network:
     """ResNet-50 for ImageNet (25.6 M parameters), trained on 224x224 pixels; otherwise as `resnet20`."""
     return from_torch(imagenet_resnet50(classes, statistics), arrays, IGNORED)
+
+
+def bottleneck_resnet(
+    arrays: Mapping[str, np.ndarray], classes: int = 1000, statistics: Statistics = IMAGENET
+) -> Network:
+    """As `resnet50`, the depth and width of its levels read from the weights: ResNet-101, ResNet-152, or narrower."""
+    firsts = [arrays.get(f"layer{level}.0.conv1.weight") for level in range(1, 5)]
+    if any(first is None for first in firsts):
+        return resnet50(arrays, classes, statistics)
+    depths = [len([name for name in arrays if fnmatchcase(name, f"layer{level}.*.conv1.weight")])
+              for level in range(1, 5)]
+    build = partial(ImageNetResNet, Bottleneck, [len(first) for first in firsts], depths, statistics, classes)
+    return from_torch(build, arrays, IGNORED)

@@ -4,6 +4,7 @@ RobustBench's WideResNets of that origin have the same names (its `Standard`, Ca
 """
 
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from functools import partial
 
 import numpy as np
@@ -87,3 +88,14 @@ def wide_resnet(
         network takes pixels in [0, 1] as they are.
     """
     return from_torch(partial(WideResNet, depth, widen, statistics, classes), arrays, IGNORED)
+
+
+def of_file(arrays: Mapping[str, np.ndarray], **settings) -> Network:
+    """As `wide_resnet`, its depth and factor read from the names and shapes of the weights.
+
+    settings: `classes` and `statistics`.
+    """
+    blocks = len([name for name in arrays if fnmatchcase(name, "block1.layer.*.conv1.weight")])
+    width = np.shape(arrays.get("block1.layer.0.conv1.weight", ()))[:1]
+    sizes = {"depth": 6 * blocks + 4, "widen": max(1, width[0] // 16)} if blocks and width else {}
+    return wide_resnet(arrays, **sizes, **settings)

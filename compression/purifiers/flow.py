@@ -5,7 +5,7 @@ from jax.tree_util import Partial
 
 from .. import samplers
 from ..callables import as_pytree
-from ..schedules import CONTINUOUS, rectified
+from ..schedules import CONTINUOUS, Schedule, rectified, rectified_time
 from ..types import Image, NoisePredictor, Purifier, Scalar
 from .diffusion import diffusion
 from .identity import identity
@@ -25,6 +25,23 @@ def flow(velocity: NoisePredictor, t_star: int | float, steps: int) -> Purifier:
     if t_star == 0:
         return identity
     return diffusion(noise_of(velocity), samplers.ddim(rectified(steps, t_star), steps))
+
+
+def like(schedule: Schedule, t_star: int | float) -> samplers.Steps:
+    """`t_star` steps of Euler's method on the flow, from where its noise equals the schedule's at t_star.
+
+    So a flow stands beside a diffusion purifier: as much noise, as many evaluations, the same keys.
+    To be used with `noise_of(velocity)`.
+
+    >>> import purimetry as pm
+    >>> schedule = pm.respaced(pm.linear(), 100)
+    >>> steps, theirs = like(schedule, 10), pm.ddim(schedule, 10)
+    >>> len(steps.t), bool(abs(steps.signal[0] - theirs.signal[0]) < 1e-6)
+    (10, True)
+    """
+    theirs = samplers.ddim(schedule, t_star)
+    n = len(theirs.t)
+    return samplers.ddim(rectified(n, rectified_time(schedule.alpha_bar[n])), n) if n else theirs
 
 
 def noise_of(velocity: NoisePredictor) -> NoisePredictor:

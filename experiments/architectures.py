@@ -1,0 +1,155 @@
+"""Networks that a run reads from files, each named by ARCHITECTURE:PATH: importers, and what images they are for."""
+
+import json
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..compression import weights
+from ..compression.data.dataset import DataError, Dataset
+from ..compression.networks import guided_unet, resnet, wide_resnet
+from ..compression.networks.pure import Network
+from ..compression.records import digest
+
+
+class Given(NamedTuple):
+    """A network that was read: its architecture's name, itself, its weights' SHA-256, and sides of images it is for.
+
+    sides: in pixels; None is any that the architecture admits.
+    """
+
+    architecture: str
+    network: Network
+    sha256: str
+    sides: range | None
+
+    @property
+    def determinants(self) -> dict:
+        """What of it determines records."""
+        return {"architecture": self.architecture, "sha256": self.sha256}
+
+
+CIFAR, IMAGENET = range(32, 33), range(32, 1 << 20)
+"""Sides of the images: what CIFAR's networks were trained on, and what ImageNet's five halvings leave a pixel of."""
+
+
+class Classifier(NamedTuple):
+    """How arrays become a classifier, with as many classes as its last layer `readout` has, and the sides it is for."""
+
+    importer: Callable[..., Network]
+    readout: str
+    sides: range
+
+    def read(self, arrays: Mapping[str, np.ndarray]) -> Network:
+        """The network; without a readout that of the published file, whose importer says what is missing."""
+        weight = arrays.get(f"{self.readout}.weight")
+        return self.importer(arrays) if weight is None else self.importer(arrays, classes=len(weight))
+
+
+CLASSIFIERS = {
+    "resnet18": Classifier(resnet.resnet18, "linear", CIFAR),
+    "resnet20": Classifier(resnet.resnet20, "linear", CIFAR),
+    "resnet56": Classifier(resnet.resnet56, "linear", CIFAR),
+    "wide-resnet": Classifier(wide_resnet.of_file, "fc", CIFAR),
+    "resnet50": Classifier(resnet.resnet50, "fc", IMAGENET),
+    "bottleneck-resnet": Classifier(resnet.bottleneck_resnet, "fc", IMAGENET),
+}
+"""By name; of `wide-resnet` and `bottleneck-resnet` (ResNet-101, ...) depth and width are the file's, too."""
+
+
+def classifier(given: str) -> Given:
+    """The classifier of ARCHITECTURE:FILE; ValueError or RecordError if there is none."""
+    name, path = named("--classifier", given, CLASSIFIERS)
+    arrays = weights.load_published(path)
+    return Given(name, _of("--classifier", given, CLASSIFIERS[name].read, arrays), digest(arrays),
+                 CLASSIFIERS[name].sides)
+
+
+def _diffusers(given: str, path: Path) -> Given:
+    network = _of("--denoiser", given, weights.ddpm_unet, path)
+    side = json.loads((path / "config.json").read_text()).get("sample_size")
+    sha256 = digest({str(i): np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(network))})
+    return Given("diffusers", network, sha256, range(side, side + 1) if isinstance(side, int) else None)
+
+
+def _guided(given: str, path: Path) -> Given:
+    arrays = weights.load_published(path)
+    return Given("guided", _of("--denoiser", given, guided_unet.of_file, arrays), digest(arrays), None)
+
+
+DENOISERS: dict[str, Callable[[str, Path], Given]] = {"diffusers": _diffusers, "guided": _guided}
+"""By name: a folder of diffusers' UNet2DModel, a state dict of guided diffusion's UNet without classes."""
+
+
+def denoiser(given: str) -> Given:
+    """The noise predictor of ARCHITECTURE:PATH, or of a FOLDER in diffusers' format; as `classifier`."""
+    if Path(given).is_dir():
+        given = f"diffusers:{given}"
+    name, path = named("--denoiser", given, DENOISERS)
+    return DENOISERS[name](given, path)
+
+
+def named(option: str, given: str, known: Mapping) -> tuple[str, Path]:
+    """The architecture and path of ARCHITECTURE:PATH.
+
+    >>> named("--denoiser", "guided:256x256_diffusion_uncond.pt", DENOISERS)[0]
+    Traceback (most recent call last):
+    ValueError: --denoiser guided:256x256_diffusion_uncond.pt: there is no 256x256_diffusion_uncond.pt; \
+download the weights, or leave the option out
+    """
+    name, _, path = given.partition(":")
+    if name not in known or not path:
+        raise ValueError(f"{option} {given}: expected ARCHITECTURE:PATH with one of {', '.join(known)}")
+    if not Path(path).exists():
+        raise ValueError(f"{option} {given}: there is no {path}; download the weights, or leave the option out")
+    return name, Path(path)
+
+
+def _of(option: str, given: str, importer: Callable, source) -> Network:
+    """What the importer makes; its ValueErrors say which option they are about."""
+    try:
+        return importer(source)
+    except ValueError as error:
+        raise type(error)(f"{option} {given}: {error}") from error
+
+
+def check_classifier(given: Given, dataset: Dataset, class_folders: int | None = None) -> None:
+    """Raise, without compiling anything, unless the classifier takes these images and has a class for each label.
+
+    class_folders: how many folders number the classes, where folders do; then each class needs one.
+    """
+    shape = _output("--classifier", given, dataset.shape)
+    classes = shape[-1] if shape else 0
+    if (top := dataset.test_labels.max()) >= classes:
+        raise DataError(f"labels of {dataset.name} run to {top}, but this {given.architecture} has {classes} classes, "
+                        f"0..{classes - 1}; give the classifier of these images, or number the labels as it does")
+    if class_folders is not None and class_folders != classes:
+        raise DataError(f"{dataset.name} has {class_folders} folders of classes, numbered from 0, but this "
+                        f"{given.architecture} has {classes} classes; make a folder for each, empty where there are no "
+                        "images, or write labels.csv with each file's number")
+
+
+def check_denoiser(given: Given, dataset: Dataset) -> None:
+    """Raise, without compiling anything, unless the noise predictor takes these images and gives as large ones."""
+    shape = _output("--denoiser", given, dataset.shape, jnp.float32(1))
+    if shape != dataset.shape:
+        raise DataError(f"this {given.architecture} gives {shape} for images of {dataset.shape}; give a noise "
+                        "predictor of as many channels")
+
+
+def _output(option: str, given: Given, shape: tuple[int, int, int], *inputs) -> tuple[int, ...]:
+    wrong = [side for side in shape[:2] if given.sides is not None and side not in given.sides]
+    if wrong:
+        expected = f"{given.sides[0]}" + ("" if len(given.sides) == 1 else " or more")
+        raise DataError(f"{option}: images have {shape[0]}x{shape[1]} pixels, but {given.architecture} is for sides of "
+                        f"{expected}; choose another --image-size, or another network")
+    try:
+        return jax.eval_shape(partial(given.network), jnp.zeros(shape), *inputs).shape
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{option}: this {given.architecture} does not take images of {shape} ({error}); choose "
+                        "another --image-size, or another network") from error
