@@ -15,6 +15,9 @@ from .networks import ddpm_unet as unet
 from .networks.pure import Network
 from .records import RecordError, digest, write_atomic
 
+DIFFUSERS = "diffusion_pytorch_model.safetensors"
+"""The file of weights in a folder in diffusers' format."""
+
 
 def save_tree(path: Path, tree: Any) -> str:
     """Write the leaves of a pytree, in order, atomically and with their SHA-256; return it."""
@@ -104,7 +107,7 @@ def ddpm_unet(folder: Path | str) -> Network:
     except (OSError, ValueError) as error:
         raise RecordError(f"expected diffusers' config.json in {folder} ({error}); give the folder of a UNet2DModel, "
                           "of a whole pipeline its subfolder `unet`") from error
-    path = folder / "diffusion_pytorch_model.safetensors"
+    path = folder / DIFFUSERS
     return unet.ddpm_unet(config, load_published(path if path.exists() else path.with_suffix(".bin")))
 
 

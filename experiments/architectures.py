@@ -12,7 +12,7 @@ import numpy as np
 
 from ..compression import weights
 from ..compression.data.dataset import DataError, Dataset
-from ..compression.networks import guided_unet, resnet, wide_resnet
+from ..compression.networks import airbench, guided_unet, resnet, wide_resnet
 from ..compression.networks.pure import Network
 from ..compression.records import digest
 
@@ -52,6 +52,7 @@ class Classifier(NamedTuple):
 
 
 CLASSIFIERS = {
+    "airbench": Classifier(airbench.airbench, "linear", CIFAR),
     "resnet18": Classifier(resnet.resnet18, "linear", CIFAR),
     "resnet20": Classifier(resnet.resnet20, "linear", CIFAR),
     "resnet56": Classifier(resnet.resnet56, "linear", CIFAR),

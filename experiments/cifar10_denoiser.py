@@ -1,8 +1,8 @@
 """CIFAR-10's published noise predictor: how it is trained with PyTorch, into a folder in diffusers' format.
 
 A small UNet (3.6 M parameters) on the linear schedule of 1000 steps; four of five training times lie below t = 250, as
-purification needs no others. bfloat16 with channels last, for the reason that `cifar10_classifier` gives. An interrupted
-training resumes at the last state that was saved.
+purification needs no others. bfloat16 with channels last, for the reason that `cifar10_classifier` gives. A training
+that was interrupted resumes at the last state that was saved.
 """
 
 from collections.abc import Callable
@@ -40,6 +40,9 @@ class Recipe(NamedTuple):
     average: float = 0.9995
     seed: int = 0
 
+
+RECIPE = Recipe()
+"""The published weights'."""
 
 def train(
     dataset: Dataset, recipe: Recipe, checkpoint: Path, on_step: Callable[[float, str], None] = lambda done, say: None,

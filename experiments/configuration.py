@@ -21,6 +21,12 @@ UNRECORDED = (
 )
 """Options that do not determine the records, or of which records carry a fingerprint."""
 
+PUBLISHED = Path(__file__).parent.parent / "compression" / "published" / "cifar10"
+"""Folder of the networks that come with Purimetry, each with a card of what it was made from and how good it is."""
+
+CLASSIFIER, DENOISER = "classifier/weights.safetensors", "denoiser"
+"""Where they are in it."""
+
 COLOUR = {
     "images": 48, "t_stars": (1, 2, 5), "eps": (1 / 255, 2 / 255), "draws": 4, "attack_restarts": 3,
     "eps_max": 8 / 255,
@@ -34,7 +40,9 @@ OWN = {
         "images": 128, "t_stars": (1, 2, 5, 10, 15), "eps": (0.1, 0.2), "draws": 16, "attack_restarts": 10,
         "eps_max": 0.5,
     },
-    "cifar10": COLOUR,
+    "cifar10": {
+        **COLOUR, "classifier": f"airbench:{PUBLISHED / CLASSIFIER}", "denoiser": f"diffusers:{PUBLISHED / DENOISER}",
+    },
     "cifar100": COLOUR,
 }
 """What a data set takes for options that are not told: as much as a CPU affords, budgets where images are broken.
@@ -127,10 +135,11 @@ class Configuration:
     resnet20: Path | None = None
     """Weights of the ResNet-20 of akamaster/pytorch_resnet_cifar10 (a flat state dict): CIFAR-10's --classifier."""
     classifier: str | None = None
-    """Classifier from a file instead of one trained here, ARCHITECTURE:FILE: resnet18, resnet20, resnet56 or wide-resnet
-    of CIFAR, resnet50 or bottleneck-resnet of ImageNet (a flat state dict)."""
+    """Classifier from a file instead of one trained here (of CIFAR-10, instead of the one that comes with Purimetry),
+    ARCHITECTURE:FILE: airbench, resnet18, resnet20, resnet56 or wide-resnet of CIFAR, resnet50 or bottleneck-resnet of
+    ImageNet (a flat state dict)."""
     denoiser: str | None = None
-    """Noise predictor from files instead of one trained here: diffusers:FOLDER (or FOLDER alone) of a UNet2DModel, as
+    """Noise predictor from files, as the classifier: diffusers:FOLDER (or FOLDER alone) of a UNet2DModel, as
     google/ddpm-cifar10-32, or guided:FILE of guided diffusion's UNet (a flat state dict)."""
     note: str = ""
     """What the report says at its top about this run, for example that it is a dry run; kept in the records."""

@@ -26,6 +26,7 @@ from .workbench import Cell, Workbench, each
 from .workers import Piece
 
 HUTCHINSON_DRAWS = 16
+"""Of small images, beside the exact value; of large ones, a run's own number of draws, as each costs a gradient."""
 
 EXACT = 1024
 """Pixels up to which Jacobians are computed whole; beyond, only Hutchinson's estimate is."""
@@ -62,7 +63,7 @@ def spectra(bench: Workbench, cell: Cell) -> Arrays:
 
     def compute():
         if bench.images[0].size > EXACT:
-            found = over_images(partial(rms_rate_hutchinson, draws=HUTCHINSON_DRAWS), (bench.purifier(cell),),
+            found = over_images(partial(rms_rate_hutchinson, draws=bench.configuration.draws), (bench.purifier(cell),),
                                 bench.images, bench.keys(), name=f"Jacobian of {cell}")
             return dict(zip(("hutchinson", "hutchinson_se"), found, strict=True))
         found = over_images(_spectrum, (bench.purifier(cell),), bench.images, bench.keys(), size=16,

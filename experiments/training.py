@@ -47,19 +47,19 @@ def _measure(bench: Workbench) -> Iterator[Measurement]:
 
     def compute():
         schedule = schedules.linear()
-        margins = over_images(_margin, (bench.classifier,), images, labels)
+        found = {"margin": margins(bench.classifier, images, labels)}
         shown = images[:TESTED]
         keys = jax.random.split(jax.random.key(0), len(images))[:TESTED]
 
         def errors(predictor, times):
             return np.stack([
-                over_images(_squared_error, (predictor,), shown, keys,
+                over_images(squared_error, (predictor,), shown, keys,
                             np.full(len(shown), schedule.alpha_bar[t], np.float32),
                             np.full(len(shown), time, np.float32))
                 for t, time in zip(TIMES, times, strict=True)
             ])
 
-        found = {"margin": margins, "squared_error": errors(bench.denoiser, schedule.time[list(TIMES)])}
+        found["squared_error"] = errors(bench.denoiser, schedule.time[list(TIMES)])
         if bench.follows_flow:
             times = [CONTINUOUS * rectified_time(schedule.alpha_bar[t]) for t in TIMES]
             found["flow_squared_error"] = errors(noise_of(bench.velocity), times)
@@ -73,11 +73,17 @@ def _measure(bench: Workbench) -> Iterator[Measurement]:
         yield bench.mean("training", "flow_prediction_error", errors, "mean squared error", {"t": t})
 
 
+def margins(classifier, images, labels) -> np.ndarray:
+    """The margin of each image; below 0 it is classified right."""
+    return over_images(_margin, (classifier,), images, labels)
+
+
 def _margin(classifier, x, label):
     return margin(classifier(x), label)
 
 
-def _squared_error(denoiser, x, key, alpha_bar, time):
+def squared_error(denoiser, x, key, alpha_bar, time):
+    """Mean squared error of the noise predicted in an image at one time, in units of its variance."""
     noise = jax.random.normal(key, x.shape)
     x_t = jnp.sqrt(alpha_bar) * (2 * x - 1) + jnp.sqrt(1 - alpha_bar) * noise
     return jnp.mean((denoiser(x_t, time) - noise) ** 2)

@@ -4,6 +4,7 @@ As it is run: the normalisations of its training, of pixels and between layers, 
 """
 
 from collections.abc import Mapping
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -83,9 +84,9 @@ def halved(x: Float[Array, "height width channel"]) -> Float[Array, "height/2 wi
     return x[: 2 * height, : 2 * width].reshape(height, 2, width, 2, -1).max((1, 3))
 
 
-def airbench(arrays: Mapping[str, np.ndarray]) -> Network:
+def airbench(arrays: Mapping[str, np.ndarray], classes: int = 10) -> Network:
     """The network (1.97 M parameters) with the weights of a PyTorch state dict, its normalisations folded; strict."""
-    return from_torch(Airbench, arrays)
+    return from_torch(partial(Airbench, classes), arrays)
 
 
 def _gelu(x):

@@ -1,0 +1,100 @@
+"""CIFAR-10's published networks: trained anew, written as float16 with a card each, as `--dataset cifar10` loads them.
+
+A card says what the weights were made from, how, with what quality and SHA-256, and which command makes them anew.
+"""
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+from safetensors.numpy import save
+
+from ..compression import schedules, weights
+from ..compression.batches import over_images
+from ..compression.data.cifar import cifar10
+from ..compression.data.dataset import Dataset
+from ..compression.networks.airbench import airbench
+from ..compression.networks.pure import Network
+from ..compression.records import digest, write_atomic
+from . import cifar10_classifier, cifar10_denoiser
+from .configuration import CLASSIFIER, DENOISER
+from .progress import bar
+from .training import TESTED, TIMES, margins, squared_error
+
+
+def train(name: str, out: Path, data_dir: Path) -> dict:
+    """Train CIFAR-10's "classifier" or "denoiser" into a folder of that name in `out`; return its card."""
+    return {"classifier": classifier, "denoiser": denoiser}[name](cifar10(data_dir), Path(out))
+
+
+def classifier(dataset: Dataset, out: Path, recipe: cifar10_classifier.Recipe = cifar10_classifier.RECIPE) -> dict:
+    """Train, write and test the classifier; return its card."""
+    with bar("train classifier") as show:
+        model = cifar10_classifier.train(dataset, recipe, out / "classifier-training.pt", show)
+    path = out / CLASSIFIER
+    write_half(path, cifar10_classifier.folded(model))
+    card = {
+        "architecture": "airbench94 (Jordan 2024), normalisations folded into the convolutions",
+        "training": {"optimiser": "SGD with Nesterov momentum and lookahead", **recipe._asdict(),
+                     "loss": "cross-entropy", "augmentation": f"mirrored, moved by {cifar10_classifier.SHIFT} pixels",
+                     "precision": "bfloat16"},
+        "command": "purimetry train classifier",
+    } | classifier_quality(airbench(weights.load_published(path)), dataset)
+    return write_card(path.parent, weights.load_published(path), dataset, card)
+
+
+def denoiser(
+    dataset: Dataset, out: Path, recipe: cifar10_denoiser.Recipe = cifar10_denoiser.RECIPE,
+    settings: dict = cifar10_denoiser.SETTINGS,
+) -> dict:
+    """Train, write and test the denoiser; return its card."""
+    with bar("train denoiser") as show:
+        model = cifar10_denoiser.train(dataset, recipe, out / "denoiser-training.pt", show, settings)
+    folder = out / DENOISER
+    model.save_config(folder)
+    write_half(folder / weights.DIFFUSERS, {name: value.numpy() for name, value in model.state_dict().items()})
+    card = {
+        "architecture": "diffusers' UNet2DModel; linear schedule 1e-4..0.02, T = 1000; images in [-1, 1]",
+        "trained_until": cifar10_denoiser.TRAINED_UNTIL,
+        "training": {"optimiser": "AdamW, cosine decay, average of weights", **recipe._asdict(),
+                     "loss": "squared error of the noise", "augmentation": "mirrored", "precision": "bfloat16",
+                     "times": f"80 % below t = {cifar10_denoiser.TRAINED_UNTIL}, 20 % below 1000"},
+        "command": "purimetry train denoiser",
+    } | denoiser_quality(weights.ddpm_unet(folder), dataset)
+    return write_card(folder, weights.load_published(folder / weights.DIFFUSERS), dataset, card)
+
+
+def classifier_quality(network: Network, dataset: Dataset) -> dict:
+    """Its accuracy on all test images, in percent with its standard error."""
+    right = 100.0 * (margins(network, dataset.test_images, dataset.test_labels) < 0)
+    return {"test_accuracy_percent": _mean(right), "test_images": len(right)}
+
+
+def denoiser_quality(network: Network, dataset: Dataset) -> dict:
+    """Mean squared error of the predicted noise by t, each with its standard error over test images."""
+    schedule, images = schedules.linear(), dataset.test_images[:TESTED]
+    keys = jax.random.split(jax.random.key(0), len(images))
+    whole = lambda value: np.full(len(images), value, np.float32)
+    errors = {t: over_images(squared_error, (network,), images, keys, whole(schedule.alpha_bar[t]),
+                             whole(schedule.time[t])) for t in TIMES}
+    return {"noise_squared_error_by_t": {t: _mean(error) for t, error in errors.items()}, "test_images": len(images)}
+
+
+def _mean(values: np.ndarray) -> list[float]:
+    return [round(float(values.mean()), 5), round(float(values.std(ddof=1) / len(values) ** 0.5), 5)]
+
+
+def write_half(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Write arrays as float16 safetensors."""
+    write_atomic(path, save({name: np.ascontiguousarray(array, np.float16) for name, array in arrays.items()}))
+
+
+def write_card(folder: Path, arrays: dict[str, np.ndarray], dataset: Dataset, card: dict) -> dict:
+    """Write a network's card beside its weights, with what identifies them and their data, and return it."""
+    card = {
+        **card, "data": f"the {len(dataset.train_images):,} training images of {dataset.name}",
+        "data_sha256": dataset.fingerprint, "sha256": digest(arrays), "licence": "Apache-2.0",
+    }
+    write_atomic(folder / "card.json", (json.dumps(card, indent=1) + "\n").encode())
+    return card
