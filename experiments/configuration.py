@@ -127,8 +127,8 @@ class Configuration:
     resnet20: Path | None = None
     """Weights of the ResNet-20 of akamaster/pytorch_resnet_cifar10 (a flat state dict): CIFAR-10's --classifier."""
     classifier: str | None = None
-    """Classifier from a file instead of one trained here, ARCHITECTURE:FILE: resnet18, resnet20, resnet56 or wide-resnet
-    of CIFAR, resnet50 or bottleneck-resnet of ImageNet (a flat state dict)."""
+    """Classifier from a file instead of one trained here, ARCHITECTURE:FILE: resnet18, resnet20, resnet56 or
+    wide-resnet of CIFAR, resnet50 or bottleneck-resnet of ImageNet (a flat state dict)."""
     denoiser: str | None = None
     """Noise predictor from files instead of one trained here: diffusers:FOLDER (or FOLDER alone) of a UNet2DModel, as
     google/ddpm-cifar10-32, or guided:FILE of guided diffusion's UNet (a flat state dict)."""
