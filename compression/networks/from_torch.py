@@ -35,9 +35,8 @@ def from_torch(
     [2.0, 2.0, 2.0]
     """
     graph, state = nnx.split(nnx.eval_shape(lambda: build(rngs=nnx.Rngs(0))))
-    leaves, structure = jax.tree_util.tree_flatten_with_path(state)
-    axes = {_name(path): _axes(path, leaf.ndim) for path, leaf in leaves}
-    shapes = {_name(path): tuple(leaf.shape[axis] for axis in axes[_name(path)]) for path, leaf in leaves}
+    structure = jax.tree.structure(state)
+    axes, shapes = _described(state)
     used = {name: array for name, array in arrays.items() if not any(fnmatchcase(name, p) for p in ignored)}
     common = [name for name in shapes if name in used]
     wrong = [
@@ -53,6 +52,23 @@ def from_torch(
         )
     weights = [jnp.asarray(used[name].transpose(np.argsort(axes[name])), jnp.float32) for name in shapes]
     return Network(graph, jax.tree.unflatten(structure, weights))
+
+
+def shapes_of(build: Callable[..., nnx.Module]) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the PyTorch state dict that `from_torch` takes for `build`; nothing is computed.
+
+    >>> shapes_of(lambda rngs: nnx.Dict(readout=nnx.Linear(2, 3, rngs=rngs)))
+    {'readout.bias': (3,), 'readout.weight': (3, 2)}
+    """
+    return _described(nnx.state(nnx.eval_shape(lambda: build(rngs=nnx.Rngs(0)))))[1]
+
+
+def _described(state) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:
+    """By PyTorch's name: Flax's axes in PyTorch's order, and the shape there."""
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    axes = {_name(path): _axes(path, leaf.ndim) for path, leaf in leaves}
+    shapes = {_name(path): tuple(leaf.shape[axis] for axis in axes[_name(path)]) for path, leaf in leaves}
+    return axes, shapes
 
 
 def _keys(path) -> list[str]:

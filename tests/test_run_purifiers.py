@@ -1,0 +1,129 @@
+"""The purifiers that a run can be told to measure, and experiments that do without some of them or refuse."""
+
+from types import SimpleNamespace
+from typing import get_args, get_type_hints
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import purimetry as pm
+from purimetry.compression import samplers
+from purimetry.compression.data.dataset import only_test
+from purimetry.compression.schedules import rectified_time
+from purimetry.experiments import command_line, diffusion_steps, exact_theory, models, protocols
+from purimetry.experiments.configuration import Configuration
+from purimetry.experiments.purifiers import OF_VELOCITY, PROCESS, SAMPLERS
+from purimetry.experiments.workbench import Cell, Unmet, Workbench
+from purimetry.figures import style
+
+from .test_figures import SyntheticRun
+
+SCHEDULE = pm.respaced(PROCESS, 100)
+X, NOISE = (jax.random.uniform(jax.random.key(seed), (2, 3, 1), minval=-0.5, maxval=0.5) for seed in (0, 1))
+
+
+def test_the_command_line_the_table_and_the_figures_have_the_same_samplers():
+    (allowed, _) = get_args(get_type_hints(Configuration)["samplers"])
+    assert get_args(allowed) == tuple(SAMPLERS)
+    for looks in (style.SAMPLER_COLOURS, style.SAMPLER_MARKERS, style.SAMPLER_NAMES):
+        assert looks.keys() == {*SAMPLERS, "none"} and len(set(looks.values())) == len(looks)
+
+
+@pytest.mark.parametrize("kind", SAMPLERS)
+@pytest.mark.parametrize("t_star", [0, 1, 5, 15])
+def test_all_start_from_the_same_noise(kind, t_star):
+    steps = SAMPLERS[kind](SCHEDULE, t_star)
+    signal = np.sqrt(SCHEDULE.alpha_bar[t_star])
+    if t_star and kind != "reverse":
+        assert float(steps.signal[0]) == pytest.approx(signal, rel=1e-6)  # float32
+        assert float(jnp.prod(steps.forward_state)) == pytest.approx(signal, rel=1e-5)
+    counts = {"one_step": min(t_star, 1), "dpm": min(10 * t_star, 20)}
+    assert len(steps.t) == counts.get(kind, t_star)
+
+
+@pytest.mark.parametrize("kind", ["ddim", "one_step", "dpm", "flow"])
+@pytest.mark.parametrize("t_star", [1, 7])
+def test_the_deterministic_ones_are_exact_where_the_noise_is_known(kind, t_star):
+    """On the straight line from the noise to the image, whose velocity is constant."""
+    steps = SAMPLERS[kind](SCHEDULE, t_star)
+    predictor = pm.noise_of(lambda y, t: NOISE - X) if kind in OF_VELOCITY else lambda x, t: NOISE
+    signal = np.sqrt(SCHEDULE.alpha_bar[t_star])
+    found = samplers.denoise(steps, predictor, signal * X + np.sqrt(1 - signal**2) * NOISE, pm.configuration(0, 0))[0]
+    np.testing.assert_allclose(found, X, atol=1e-5)  # float32, up to 20 steps
+
+
+@pytest.mark.parametrize("kind", SAMPLERS)
+@pytest.mark.parametrize("t_star", [-1, 101, 1.5])
+def test_a_t_star_that_is_no_step_of_the_schedule_is_refused(kind, t_star):
+    with pytest.raises(ValueError, match="t_star"):
+        SAMPLERS[kind](SCHEDULE, t_star)
+
+
+def test_dpm_takes_20_steps_of_the_process_as_even_as_they_can_be():
+    times = np.asarray(SAMPLERS["dpm"](SCHEDULE, 5).time)
+    assert times[0] == 49 and set(-np.diff(times)) == {2, 3} and (np.diff(times) < 0).all()
+
+
+def test_a_run_purifies_by_its_flow_and_records_its_weights(tmp_path, monkeypatch):
+    velocity = lambda y, t: jnp.tanh(2 * y) + 0.1 * jnp.sin(3 * y + t / 100)
+    monkeypatch.setattr(models, "velocity", lambda *_: (velocity, "flow's"))
+    monkeypatch.setattr(models, "denoiser", lambda *_: (lambda x, t: 0 * x, "denoiser's"))
+    monkeypatch.setattr(models, "classifier", lambda *_: (None, "classifier's"))
+    bench = Workbench(Configuration(out=tmp_path / "out", images=2, samplers=("flow", "ddim"), t_stars=(5,)))
+    found = bench.purifier(Cell("flow", 5))(bench.images[0], bench.keys()[0])
+    alone = pm.flow(velocity, rectified_time(SCHEDULE.alpha_bar[5]), 5)
+    np.testing.assert_allclose(found, alone(bench.images[0], bench.keys()[0]), atol=1e-6)
+    weights = bench.mean("rates", "rate", np.arange(2.0), "ratio", {}).run["weights_sha256"]
+    assert weights == {"classifier": "classifier's", "denoiser": "denoiser's", "velocity": "flow's"}
+
+
+def bench_of(*kinds):
+    configuration = SimpleNamespace(samplers=kinds, t_stars=(2, 5), respaced=100)
+    return SimpleNamespace(configuration=configuration, schedule=SCHEDULE, cells=[Cell(kind, 5) for kind in kinds],
+                           purifier=lambda cell: pm.diffusion(lambda x, t: x, SAMPLERS[cell.sampler](SCHEDULE, 5)))
+
+
+def test_experiments_leave_out_what_they_have_no_meaning_for():
+    assert diffusion_steps.studied(bench_of("dpm", "flow", "one_step")) == [Cell("flow", 5), Cell("one_step", 5)]
+    with pytest.raises(Unmet, match="recall former ones have no rates; name another than dpm"):
+        diffusion_steps.studied(bench_of("dpm"))
+    assert {cell for _, _, cell in exact_theory._grid(bench_of("flow", "ddpm"))} == {Cell("ddpm", 5)}
+    with pytest.raises(Unmet, match="closed forms are known for ddpm, .* name one of them"):
+        exact_theory._grid(bench_of("flow", "dpm", "one_step"))
+    assert "one step" in protocols.gradients(bench_of("ddpm"), Cell("ddpm", 5))
+    assert "one step" not in protocols.gradients(bench_of("dpm"), Cell("dpm", 5))
+
+
+def test_a_run_goes_on_without_an_experiment_that_lacks_something(tmp_path, monkeypatch, capsys):
+    ran, bare = [], SimpleNamespace(dataset=only_test("x", np.zeros((2, 8, 8, 1), np.float32), [0, 1]))
+    lacks = SimpleNamespace(__doc__="", pieces=lambda bench: Workbench.training.fget(bare), run=ran.append)
+    works = SimpleNamespace(__doc__="", pieces=lambda bench: [], run=ran.append)
+    monkeypatch.setattr(command_line, "import_module", lambda name, _: {".manifold": lacks, ".rates": works}[name])
+    configuration = Configuration(out=tmp_path / "out", images=2, workers=1)
+    command_line._run(["manifold", "rates"], configuration)
+    assert len(ran) == 1 and "left out manifold: x has no training images" in capsys.readouterr().out
+    with pytest.raises(Unmet, match="take digits, cifar10 or cifar100"):
+        command_line._run(["manifold"], configuration)
+
+
+class OwnImages(SyntheticRun):
+    """A run on images of one's own by Table 4's samplers."""
+
+    def _rate(self, cell):
+        return {"ddpm": 0.15, "sde": 0.17, "dpm": 0.34}[cell["sampler"]]
+
+
+def test_table_4_stands_beside_a_run_on_images_of_ones_own(tmp_path):
+    from purimetry.figures.prediction import tables
+
+    run = OwnImages(tmp_path / "out", samplers=("ddpm", "sde", "dpm"), t_stars=(10,), eps=(4 / 255,))
+    run.configuration["dataset"] = "val"
+    (table,) = [t for t in tables({"prediction": list(run._prediction())}) if t.title.startswith("Table 4: robust")]
+    theirs = [[row[f"paper, ImageNet, eps 4/255: {name}"] for name in (
+        "clean accuracy", "rate", "predicted, clean", "predicted, anchors", "PGD")] for row in table.rows]
+    assert theirs == [["73.6", "0.147", "46.1", "42.2", "–"], ["75.4", "0.165", "40.1", "38.0", "–"],
+                      ["59.8", "0.337", "1.0", "0.5", "–"]]
+    run.configuration["dataset"] = "digits"
+    titles = [t.title for t in tables({"prediction": list(run._prediction())})]
+    assert any(title.startswith("Table 3: robust") for title in titles)
