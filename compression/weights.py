@@ -3,8 +3,9 @@
 import hashlib
 import json
 import pickle
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -99,13 +100,63 @@ def ddpm_unet(folder: Path | str) -> Network:
     another network.
     """
     folder = Path(folder)
+    path = folder / "diffusion_pytorch_model.safetensors"
+    return unet.ddpm_unet(_config(folder), load_published(path if path.exists() else path.with_suffix(".bin")))
+
+
+def _config(folder: Path) -> dict:
     try:
-        config = json.loads((folder / "config.json").read_text())
+        return json.loads((folder / "config.json").read_text())
     except (OSError, ValueError) as error:
         raise RecordError(f"expected diffusers' config.json in {folder} ({error}); give the folder of a UNet2DModel, "
                           "of a whole pipeline its subfolder `unet`") from error
-    path = folder / "diffusion_pytorch_model.safetensors"
-    return unet.ddpm_unet(config, load_published(path if path.exists() else path.with_suffix(".bin")))
+
+
+class Card(NamedTuple):
+    """What a published noise predictor was made for; None where its folder does not say.
+
+    folder: where it lies. sides: height and width of its images. channels: of its images.
+    trained_until: the last step t of its schedule that its training is about, if it is not the whole of it.
+    """
+
+    folder: Path
+    sides: tuple[int, int] | None
+    channels: int | None
+    trained_until: int | None
+
+    def check_shape(self, shape: Sequence[int]) -> None:
+        """Raise ValueError unless images of this [height, width, channel] are what it was made for."""
+        *sides, channels = shape
+        made = (*(self.sides or sides), self.channels or channels)
+        if made != tuple(shape):
+            size = lambda shape: "x".join(map(str, shape))
+            raise ValueError(f"the denoiser of {self.folder} was made for images of {size(made)}, got {size(shape)}; "
+                             "resize the images, or take a denoiser of their size")
+
+    def covers(self, t: int) -> bool:
+        """Whether its training is about step t of its schedule, as far as the card says."""
+        return self.trained_until is None or t <= self.trained_until
+
+
+def card(folder: Path | str) -> Card:
+    """The card of a folder as `ddpm_unet` reads it: `config.json`, and beside it `card.json` if there is one.
+
+    `card.json` may hold {"trained_until": 250}, the last of 1000 steps that the training is about.
+    Raises RecordError where they do not parse or say something else.
+    """
+    folder = Path(folder)
+    config, path = _config(folder), folder / "card.json"
+    try:
+        until = json.loads(path.read_text()).get("trained_until") if path.exists() else None
+        if until is not None and (type(until) is not int or until < 1):
+            raise ValueError(f"trained_until is {until!r}")
+    except (OSError, ValueError, AttributeError) as error:
+        raise RecordError(
+            f'{path} is not a card ({error}); expected {{"trained_until": 250}} with a step of the schedule'
+        ) from error
+    size = config.get("sample_size")
+    sides = (size, size) if isinstance(size, int) else size and tuple(size)
+    return Card(folder, sides, config.get("in_channels"), until)
 
 
 def fingerprint(*determinants: Any) -> str:

@@ -3,6 +3,7 @@
 import json
 import platform
 import sys
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property, partial
@@ -12,7 +13,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from ..compression import checks, randomness, samplers, schedules
+from ..compression import checks, randomness, samplers, schedules, weights
 from ..compression.networks.pure import Network
 from ..compression.purifiers.diffusion import diffusion
 from ..compression.purifiers.identity import identity
@@ -58,10 +59,11 @@ class Workbench:
         self.images, self.labels = self.dataset.test_images[self.indices], self.dataset.test_labels[self.indices]
         checks.check_images(self.images)
         checks.check_labels(self.labels, len(self.images), self.dataset.classes)
+        self._check_denoiser()
         self._purifiers: dict[Cell, Purifier] = {}
         published = {"resnet20": lambda: self._classifier, "denoiser": lambda: self._denoiser}
-        weights = {name: network()[1] for name, network in published.items() if self._published(name)}
-        determinants = {**configuration.determinants(), "data_sha256": self.dataset.fingerprint, **weights}
+        sums = {name: network()[1] for name, network in published.items() if self._published(name)}
+        determinants = {**configuration.determinants(), "data_sha256": self.dataset.fingerprint, **sums}
         self.folder = Folder(configuration.out, determinants)
         taken = {"dataset": self.dataset.name, "split": "test", "indices": self.indices.tolist()}
         write_atomic(self.folder.path / "images.json", json.dumps(taken).encode())
@@ -104,6 +106,27 @@ class Workbench:
             return models.ddpm_unet(self.configuration.denoiser)
         return models.denoiser(self.configuration.training, self.dataset, self.configuration.cache)
 
+    @cached_property
+    def _card(self) -> weights.Card | None:
+        """What the published denoiser was made for."""
+        return weights.card(self.configuration.denoiser) if self._published("denoiser") else None
+
+    def _check_denoiser(self) -> None:
+        if self._card is None:
+            return
+        self._card.check_shape(self.dataset.shape)
+        if beyond := [t for t in self.configuration.t_stars if not self._covered(t)]:
+            last = sum(map(self._covered, range(1, self.schedule.steps + 1)))
+            raise ValueError(
+                f"the denoiser of {self._card.folder} was trained until t = {self._card.trained_until}, which is step "
+                f"{last} of {self.schedule.steps}, got --t-stars {' '.join(map(str, beyond))}; choose t* up to {last}, "
+                "or another denoiser"
+            )
+
+    def _covered(self, t_star: int) -> bool:
+        """Whether the denoiser's training is about this step of the respaced schedule."""
+        return self._card is None or t_star == 0 or self._card.covers(int(self.schedule.time[t_star]) + 1)
+
     def _published(self, name: str) -> bool:
         """Whether published weights take the place of a network trained here."""
         return self.dataset.name == "cifar10" and getattr(self.configuration, name) is not None
@@ -113,6 +136,9 @@ class Workbench:
         if cell == BARE:
             return identity
         if cell not in self._purifiers:
+            if not self._covered(cell.t_star):
+                warnings.warn(f"{cell} begins beyond t = {self._card.trained_until}, until which the denoiser was "
+                              "trained; what it measures says little", stacklevel=2)
             made = diffusion(self.denoiser, samplers.SAMPLERS[cell.sampler](self.schedule, cell.t_star))
             checks.check_purifier(made, self.images[:2], self.keys()[:2])
             self._purifiers[cell] = made

@@ -1,5 +1,6 @@
 """Published weights: files of both kinds, the strict importer, and the published sizes of the networks that use it."""
 
+import json
 import re
 import sys
 from functools import partial
@@ -138,6 +139,35 @@ def test_a_folder_without_a_config_is_refused(content, tmp_path):
         (tmp_path / "config.json").write_text(content)
     with pytest.raises(RecordError, match="expected diffusers' config.json in .*; give the folder of a UNet2DModel"):
         weights.ddpm_unet(tmp_path)
+
+
+def folder_of(tmp_path, config, card=None):
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    if card is not None:
+        (tmp_path / "card.json").write_text(card)
+    return tmp_path
+
+
+def test_a_card_says_what_a_denoiser_was_made_for(tmp_path):
+    found = weights.card(folder_of(tmp_path, HO_CIFAR10, '{"trained_until": 250, "loss": 0.03}'))
+    assert (found.sides, found.channels, found.trained_until) == ((32, 32), 3, 250)
+    assert found.covers(250) and not found.covers(251)
+    found.check_shape((32, 32, 3))
+    for shape in ((64, 64, 3), (32, 32, 1)):
+        with pytest.raises(ValueError, match=f"made for images of 32x32x3, got {'x'.join(map(str, shape))}; resize"):
+            found.check_shape(shape)
+
+
+def test_what_a_folder_does_not_say_is_not_checked(tmp_path):
+    found = weights.card(folder_of(tmp_path, {}))
+    assert found.covers(1000)
+    found.check_shape((28, 28, 1))
+
+
+@pytest.mark.parametrize("text", ["{", "[250]", '{"trained_until": "250"}', '{"trained_until": 0}'])
+def test_a_card_that_says_nothing_of_the_kind_is_refused(text, tmp_path):
+    with pytest.raises(RecordError, match=r'card.json is not a card .*; expected {"trained_until": 250}'):
+        weights.card(folder_of(tmp_path, HO_CIFAR10, text))
 
 
 @pytest.mark.parametrize("build, sides", [
