@@ -102,13 +102,34 @@ def ddpm_unet(folder: Path | str) -> Network:
     another network.
     """
     folder = Path(folder)
+    path = folder / DIFFUSERS
+    return unet.ddpm_unet(_config(folder), load_published(path if path.exists() else path.with_suffix(".bin")))
+
+
+def _config(folder: Path) -> dict:
     try:
-        config = json.loads((folder / "config.json").read_text())
+        return json.loads((folder / "config.json").read_text())
     except (OSError, ValueError) as error:
         raise RecordError(f"expected diffusers' config.json in {folder} ({error}); give the folder of a UNet2DModel, "
                           "of a whole pipeline its subfolder `unet`") from error
-    path = folder / DIFFUSERS
-    return unet.ddpm_unet(config, load_published(path if path.exists() else path.with_suffix(".bin")))
+
+
+def trained_until(folder: Path | str) -> int | None:
+    """The last step t of 1000 that the training of a noise predictor was about, as `card.json` in its folder says.
+
+    None where there is no card, or where {"trained_until": 250} is not in it: it is good for all of the process.
+    Raises RecordError where the card does not parse or says something else.
+    """
+    path = Path(folder) / "card.json"
+    try:
+        until = json.loads(path.read_text()).get("trained_until") if path.exists() else None
+        if until is not None and (type(until) is not int or until < 1):
+            raise ValueError(f"trained_until is {until!r}")
+    except (OSError, ValueError, AttributeError) as error:
+        raise RecordError(
+            f'{path} is not a card ({error}); expected {{"trained_until": 250}} with a step of the schedule'
+        ) from error
+    return until
 
 
 def fingerprint(*determinants: Any) -> str:

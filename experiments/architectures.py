@@ -21,12 +21,14 @@ class Given(NamedTuple):
     """A network that was read: its architecture's name, itself, its weights' SHA-256, and sides of images it is for.
 
     sides: in pixels; None is any that the architecture admits.
+    trained_until: the last step of 1000 that a noise predictor's training was about; None is all.
     """
 
     architecture: str
     network: Network
     sha256: str
     sides: range | None
+    trained_until: int | None = None
 
     @property
     def determinants(self) -> dict:
@@ -75,7 +77,8 @@ def _diffusers(given: str, path: Path) -> Given:
     network = _of("--denoiser", given, weights.ddpm_unet, path)
     side = json.loads((path / "config.json").read_text()).get("sample_size")
     sha256 = digest({str(i): np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(network))})
-    return Given("diffusers", network, sha256, range(side, side + 1) if isinstance(side, int) else None)
+    sides = range(side, side + 1) if isinstance(side, int) else None
+    return Given("diffusers", network, sha256, sides, weights.trained_until(path))
 
 
 def _guided(given: str, path: Path) -> Given:

@@ -3,6 +3,7 @@
 import json
 import platform
 import sys
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property, partial
@@ -67,6 +68,7 @@ class Workbench:
         checks.check_labels(self.labels, len(self.images), self.dataset.classes)
         self._purifiers: dict[Cell, Purifier] = {}
         self._given = self._read_networks()
+        self._check_times()
         weights = {name: given.determinants for name, given in self._given.items()}
         determinants = {**configuration.determinants(), "data_sha256": self.dataset.fingerprint, **weights}
         self.folder = Folder(configuration.out, determinants)
@@ -156,11 +158,32 @@ class Workbench:
         flow = {"velocity": self._velocity} if self.follows_flow else {}
         return {"classifier": self._classifier, "denoiser": self._denoiser, **flow}
 
+    @property
+    def _trained_until(self) -> int | None:
+        """The last step of 1000 that the denoiser's training was about, where its card says one."""
+        return self._given["denoiser"].trained_until if "denoiser" in self._given else None
+
+    def _covered(self, t_star: int) -> bool:
+        """Whether the denoiser's training was about this step of the respaced schedule."""
+        return self._trained_until is None or t_star == 0 or int(self.schedule.time[t_star]) < self._trained_until
+
+    def _check_times(self) -> None:
+        if beyond := [t for t in self.configuration.t_stars if not self._covered(t)]:
+            last = sum(map(self._covered, range(1, self.schedule.steps + 1)))
+            raise ValueError(
+                f"--denoiser {self.configuration.denoiser} was trained until t = {self._trained_until}, which is step "
+                f"{last} of {self.schedule.steps}, got --t-stars {' '.join(map(str, beyond))}; choose t* up to {last}, "
+                "or another denoiser"
+            )
+
     def purifier(self, cell: Cell) -> Purifier:
         """The purifier of a cell; checked on two images before it is first used."""
         if cell == BARE:
             return identity
         if cell not in self._purifiers:
+            if not self._covered(cell.t_star):
+                warnings.warn(f"{cell} begins beyond t = {self._trained_until}, until which the denoiser was trained; "
+                              "what it measures says little", stacklevel=2)
             predictor = noise_of(self.velocity) if cell.sampler in OF_VELOCITY else self.denoiser
             made = diffusion(predictor, SAMPLERS[cell.sampler](self.schedule, cell.t_star))
             checks.check_purifier(made, self.images[:2], self.keys()[:2])

@@ -6,13 +6,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..compression.records import Arrays, Measurement, read_records, read_shards
+from ..compression.records import Arrays, Measurement, read_records
 from . import paper, style
 from . import paper_anchors as theirs
 from .intervals import OUTCOMES, bracketed, ends
-from .minimum_perturbation import survival_steps
+from .minimum_perturbation import perturbations, survival_steps
 from .selection import distinct, get, select
-from .table import PAPERS, Row, Table, cell_columns, cells, errors_over, number
+from .table import PAPERS, Row, Table, cell_columns, cells, errors_over, number, unit_of
 
 __all__ = ["TITLE", "CAPTION", "draw", "tables"]
 
@@ -31,7 +31,9 @@ LEVEL = 0.05
 @style.applied()
 def draw(folder: Path) -> Figure:
     """The figure of a run's `anchors` records, with the distances that they compare."""
-    records, shards = read_records(folder, "anchors"), read_shards(folder, "minimum_perturbation")
+    records = read_records(folder, "anchors")
+    own = unit_of(records)
+    shards = perturbations(folder, own)
     found = select(records, "median_shift")
     samplers, clean, t_star = distinct(found, "sampler"), shards["none-t0"]["distance"], _shown(found)
     shown = [("none", 0), *((sampler, t_star) for sampler in samplers)]
@@ -43,8 +45,10 @@ def draw(folder: Path) -> Figure:
     for axis, sampler in zip(upper, samplers, strict=True):
         _distribution(axis, style.SAMPLER_COLOURS[sampler], shards[f"{sampler}-t{t_star}"]["distance"], bins, n)
         _distribution(axis, style.BLACK, clean, bins, n, histtype="step", linewidth=1.1, alpha=1)
+        axis.set_xlabel(f"minimum perturbation ({own.name})")
     upper[0].set_ylabel("images (% per bin)")
     _survival(lower[0], samplers, t_star, shards, clean, limit)
+    lower[0].set_xlabel(rf"budget ($\ell_\infty$, {own.name})")
     relative = 100 / get(records, "median", sampler="none").value
     _over_time(lower[1], records, "median_shift", relative)
     tolerance = relative * get(records, "median_shift_below").value
@@ -70,7 +74,6 @@ def _distribution(axis: Axes, colour: str, distance: np.ndarray, bins: np.ndarra
     right = distance[distance > 0]
     axis.hist(right, bins, weights=np.full(len(right), 100 / n), **look)
     axis.hist([-0.6 * bins[1]], [-0.8 * bins[1], -0.4 * bins[1]], weights=[100 * (n - len(right)) / n], **look)
-    axis.set_xlabel(r"minimum perturbation (pixel units)")
 
 
 def _survival(
@@ -83,7 +86,7 @@ def _survival(
         x, share, *_ = survival_steps(shards[f"{sampler}-t{t_star}"]["distance"], limit)
         axis.step(x, share, where="post", color=style.SAMPLER_COLOURS[sampler], linewidth=1.1)
     style.accuracy_axis(axis, "images that survive (%)")
-    axis.set(xlabel=r"budget ($\ell_\infty$, pixel units)", xlim=(-0.01 * limit, limit))
+    axis.set_xlim(-0.01 * limit, limit)
 
 
 def _over_time(axis: Axes, records: list[Measurement], quantity: str, scale: float) -> None:
@@ -100,7 +103,8 @@ def _over_time(axis: Axes, records: list[Measurement], quantity: str, scale: flo
 def tables(run: dict[str, list[Measurement]]) -> list[Table]:
     """Effect sizes, tests and verdicts by cell."""
     records = run["anchors"]
-    clean = get(records, "median", sampler="none")
+    clean, shown = get(records, "median", sampler="none"), unit_of(records)
+    digits = 2 if shown.factor > 1 else 4
 
     def row(cell: dict, t: int) -> Row:
         of = lambda quantity: get(records, quantity, **cell)
@@ -110,7 +114,7 @@ def tables(run: dict[str, list[Measurement]]) -> list[Table]:
             f"{PAPERS}{theirs.SETTING}": theirs.statement(t),
             "accuracy at anchors (%)": number(of("clean_accuracy")),
             "its shift (points)": number(of("accuracy_shift")),
-            "median (pixel)": bracketed(records, "median", 4, **cell),
+            f"median ({shown.name})": bracketed(records, "median", digits, shown.factor, **cell),
             "its shift (% of clean)": bracketed(records, "median_shift", 1, 100 / clean.value, **cell),
             "median shift of pairs (% of clean)": bracketed(records, "paired_shift", 1, 100 / clean.value, **cell),
             **{f"{name} (Holm)": f"{of(f'{test}_p').value:.3f} ({of(f'{test}_p_adjusted').value:.2f})"
@@ -125,9 +129,9 @@ def tables(run: dict[str, list[Measurement]]) -> list[Table]:
     alike = sum(m.value == 1 for m in select(records, "median_shift_outcome"))
     tolerance = 100 * get(records, "median_shift_below").value / clean.value
     note = (
-        f"Median at clean images {clean.value:.4f} pixel. {errors_over(found)} Brackets: 95 % bootstrap intervals. "
-        f"Holm: p-values adjusted for {len(found)} cells; below {LEVEL:g} the distributions differ. Alike: the "
-        f"interval of the shift lies within {tolerance:.0f} % of the clean median, in {alike} of {len(found)} cells; "
-        "open where it reaches out of that."
+        f"Median at clean images {shown.factor * clean.value:.{digits}f} ({shown.name}). {errors_over(found)} "
+        f"Brackets: 95 % bootstrap intervals. Holm: p-values adjusted for {len(found)} cells; below {LEVEL:g} the "
+        f"distributions differ. Alike: the interval of the shift lies within {tolerance:.0f} % of the clean median, in "
+        f"{alike} of {len(found)} cells; open where it reaches out of that."
     )
     return [Table("Minimum perturbations at anchors against clean images", [row(*cell) for cell in cells(found)], note)]

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from ..compression.records import Measurement, read_records
 from . import style
 from .selection import distinct, get, select
+from .table import budget
 from .tables_prediction import diagnosis as tables
 
 __all__ = ["TITLE", "CAPTION", "draw", "tables"]
@@ -50,7 +51,7 @@ def draw(folder: Path) -> Figure:
         row[0].set_ylabel("contribution\n(percentage points)")
     for axis in axes[-1]:
         axis.set_xlabel("purification step t* (steps)")
-    style.letter(axes.ravel(), [f"{style.SAMPLER_NAMES[s]}, ε = {eps:g}" for eps in budgets for s in samplers])
+    style.letter(axes.ravel(), [f"{style.SAMPLER_NAMES[s]}, ε = {budget(eps)}" for eps in budgets for s in samplers])
     total, *causes = axes[0, 0].get_legend_handles_labels()[0]  # lines come before bars
     style.legend_below(figure, [*causes, total], 4)
     return figure

@@ -10,6 +10,7 @@ from matplotlib.lines import Line2D
 from ..compression.records import Arrays, Measurement, read_records, read_shards
 from . import style
 from .selection import distinct, get, line, select
+from .table import budget, unit
 from .tables_distances import distances as tables
 
 __all__ = ["TITLE", "CAPTION", "draw", "tables"]
@@ -43,8 +44,9 @@ def draw(folder: Path) -> Figure:
     _crossings(axes[1, 1], records)
     _similarity(axes[1, 2], records, shown)
     eps = get(records, "distance", input="PGD").at["eps"]
-    style.letter(list(axes.ravel()), [f"PGD, ε = {eps:g}, t* = {shown}", "the same", f"uniform noise, t* = {shown}",
-                                      f"uniform noise, t* = {shown}", "crossing", f"uniform noise, t* = {shown}"])
+    noise = f"uniform noise, t* = {shown}"
+    titles = [f"PGD, ε = {budget(eps)}, t* = {shown}", "the same", noise, noise, "crossing", noise]
+    style.letter(list(axes.ravel()), titles)
     norms = [Line2D([], [], color=style.GREY, linestyle=DASHES[norm], label=sign) for norm, sign in SIGNS.items()]
     style.legend_below(figure, style.sampler_handles(samplers) + norms, 5)
     return figure
@@ -64,7 +66,7 @@ def _noises(axis: Axes, records: list[Measurement], found: Arrays, t_star: int, 
     sizes = sorted(distinct(select(records, "distance", input="uniform"), "eps"))
     for eps, paths in list(zip(sizes, found["l2"], strict=True))[::2]:
         _path(axis, paths.mean(0), style.SAMPLER_COLOURS[sampler])
-        axis.annotate(f"{eps:g}", (0, paths.mean(0)[0]), (0, 3), textcoords="offset points", fontsize=7)
+        axis.annotate(budget(eps), (0, paths.mean(0)[0]), (0, 3), textcoords="offset points", fontsize=7)
     _path_axis(axis, t_star, f"{SIGNS['l2']} distance (pixel units)")
 
 
@@ -79,9 +81,10 @@ def _ratios(axis: Axes, records: list[Measurement], t_star: int) -> None:
     axis.axhline(1, color=style.BLACK, linewidth=0.8)
     axis.set_xscale("log", base=2)
     axis.set_yscale("log", base=2)
-    axis.set_xticks(eps[::2], [f"{size:g}" for size in eps[::2]])
+    shown = unit(eps)
+    axis.set_xticks(eps[::2], [f"{shown.factor * size:.3g}" for size in eps[::2]])
     axis.yaxis.set_major_formatter("{x:g}")
-    axis.set(xlabel="size of the noise (pixel units)", ylabel="after / before (ratio)")
+    axis.set(xlabel=f"size of the noise ({shown.name})", ylabel="after / before (ratio)")
 
 
 def _crossings(axis: Axes, records: list[Measurement]) -> None:

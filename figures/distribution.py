@@ -11,6 +11,7 @@ from ..compression.records import Measurement, read_records
 from . import style
 from .intervals import ends
 from .selection import Z95, distinct, get, percent_bar, select
+from .table import budget
 from .tables_distribution import MEASURES, shown_space
 from .tables_distribution import distribution as tables
 
@@ -45,13 +46,13 @@ def draw(folder: Path) -> Figure:
         top = max(m.value + Z95 * m.se for m in select(records, "robust_accuracy", eps=eps, attack=ATTACK))
         for axis in row:
             axis.set_ylim(-0.03 * top, 1.05 * max(top, 1))
-        row[0].set_ylabel(f"robust accuracy (%)\nε = {eps:g}")
+        row[0].set_ylabel(f"robust accuracy (%)\nε = {budget(eps)}")
     for axis, quantity in zip(axes[-1, : len(DISTANCES)], DISTANCES, strict=True):
         _over_time(axis, records, quantity, budgets[0])
     axes[-1, 0].set_ylabel("distance (own unit)")
     _ranks(axes[-1, 3], records, budgets)
     names = [MEASURES[quantity] for quantity in MEASURES]
-    style.letter(axes.ravel(), [*names * len(budgets), *(f"{MEASURES[q]}, ε = {budgets[0]:g}" for q in DISTANCES),
+    style.letter(axes.ravel(), [*names * len(budgets), *(f"{MEASURES[q]}, ε = {budget(budgets[0])}" for q in DISTANCES),
                                 "ranks"])
     dashes = [Line2D([], [], color=style.GREY, linestyle=d, label=n) for n, d in (("before", "--"), ("after", "-"))]
     cross = Line2D([], [], color=style.GREY, linestyle="none", marker="x", label="less its bias")
@@ -106,5 +107,6 @@ def _ranks(axis: Axes, records: list[Measurement], budgets: list[float]) -> None
             axis.plot([low, high], [-place, -place], color=COLOURS[quantity])
             axis.plot(value, -place, "o", color=COLOURS[quantity], markersize=4)
     axis.axvline(0, color=style.BLACK, linewidth=0.7)
-    axis.set_yticks(-np.arange(len(rows)), [f"{MEASURES[quantity]}, {eps:g}" for quantity, eps in rows], fontsize=6)
+    names = [f"{MEASURES[quantity]}, {budget(eps)}" for quantity, eps in rows]
+    axis.set_yticks(-np.arange(len(rows)), names, fontsize=6)
     axis.set(xlabel="correlation (ratio)", xlim=(-1.05, 1.05), ylim=(0.5 - len(rows), 0.5))

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure, SubFigure
 from ..compression.records import Arrays, Measurement, read_records, read_shards
 from . import style
 from .selection import get, select
-from .table import Row, Table, cell_columns, cell_name, cells, errors_over, number
+from .table import Row, Table, budget, cell_columns, cell_name, cells, errors_over, number
 
 __all__ = ["TITLE", "CAPTION", "draw", "tables"]
 
@@ -32,7 +32,7 @@ def draw(folder: Path) -> Figure:
     figure = style.new_figure(3.1 * len(ordered))
     parts = np.atleast_1d(figure.subfigures(len(ordered), 1, hspace=0.02))
     for part, m in zip(parts, ordered, strict=True):
-        part.suptitle(f"{cell_name(m.at)}, ε = {m.at['eps']:g}: mean rate {m.value:.2f}", x=0.01, ha="left",
+        part.suptitle(f"{cell_name(m.at)}, ε = {budget(m.at['eps'])}: mean rate {m.value:.2f}", x=0.01, ha="left",
                       weight="bold", fontsize=8.5)
         _grid(part, shards[f"{m.at['sampler']}-t{m.at['t_star']}"])
     return figure
@@ -72,4 +72,4 @@ def tables(run: dict[str, list[Measurement]]) -> list[Table]:
 
     eps = get(records, "rate_l2").at["eps"]
     note = f"{errors_over(records)} Brackets: 95 % bootstrap interval over images."
-    return [Table(f"Accuracy by kind of image, eps {eps:g}", [row(*c) for c in cells(records)], note)]
+    return [Table(f"Accuracy by kind of image, eps {budget(eps)}", [row(*c) for c in cells(records)], note)]

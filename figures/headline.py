@@ -3,7 +3,7 @@
 from ..compression.records import Measurement
 from . import predictors
 from .selection import find, select
-from .table import number
+from .table import budget, number
 
 QUESTION = "Does the compression of image space predict the robust accuracy that a purifier buys?"
 
@@ -40,7 +40,9 @@ def _error(records: list[Measurement], predictor: str) -> str:
 def _sigmoid(records: list[Measurement]) -> str:
     pairs = [(m, find(records, "mean_clean_accuracy", eps=m.at["eps"])) for m in select(records, "sigmoid_intercept")]
     parts = [
-        f"{number(m)} % at eps {m.at['eps']:g} (mean clean accuracy {number(clean)} %)" for m, clean in pairs if clean
+        f"{number(m)} % at eps {budget(m.at['eps'])} (mean clean accuracy {number(clean)} %)"
+        for m, clean in pairs
+        if clean
     ]
     if not parts:
         return ""

@@ -12,7 +12,7 @@ from . import paper_hypotheses as theirs
 from . import style
 from .intervals import bracketed, ends, outcome
 from .selection import Z95, distinct, find, get, percent_bar, select
-from .table import NONE, PAPERS, Row, Table, cell_columns, cells
+from .table import NONE, PAPERS, Row, Table, budget, cell_columns, cells
 
 __all__ = ["TITLE", "CAPTION", "draw", "tables"]
 
@@ -53,7 +53,7 @@ def draw(folder: Path) -> Figure:
     titles = [PANELS["attraction"][1], PANELS["alignment"][1], "C: one curve", PANELS["classifier_alone"][1]]
     style.letter(list(axes), titles)
     samplers, budgets = distinct(records, "sampler"), distinct(records, "eps")
-    looks = [Line2D([], [], color=style.GREY, marker="o", linestyle=dash, label=f"ε = {eps:g}",
+    looks = [Line2D([], [], color=style.GREY, marker="o", linestyle=dash, label=f"ε = {budget(eps)}",
                     markerfacecolor=style.GREY if eps == budgets[0] else "white")
              for eps, dash in zip(budgets, _dashes(budgets), strict=True)]
     style.legend_below(figure, [*style.sampler_handles(samplers, "none"), *looks], 5)
@@ -115,7 +115,7 @@ def _verdicts(records: list[Measurement]) -> Table:
         needed = find(records, "effect_images_to_decide", **m.at)
         return {
             "claim": CLAIMS.get(claim, claim),
-            "eps": f"{m.at['eps']:g}",
+            "eps": budget(m.at['eps']),
             "holds where the effect is": _bounds(records, m.at),
             f"{PAPERS}{theirs.SETTING}": theirs.SAYS.get(claim, NONE),
             "ours": outcome(records, "effect", **m.at),
@@ -153,5 +153,5 @@ def _purifiers(records: list[Measurement], eps: float) -> Table:
 
     found = [m for m in select(records, "effect", eps=eps) if "t_star" in m.at]
     units = "; ".join(f"{claim.replace('_', ' ')}: {get(found, 'effect', claim=claim).unit}" for claim in PANELS)
-    return Table(f"Verdicts by purifier, eps {eps:g}", [row(*cell) for cell in cells(found)],
+    return Table(f"Verdicts by purifier, eps {budget(eps)}", [row(*cell) for cell in cells(found)],
                  f"95 % intervals over images, each purifier for itself. Units: {units}.")

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from ..compression.records import Arrays, Measurement, read_records, read_shards
 from . import style
 from .selection import Z95, distinct, get, select
+from .table import Unit, unit_of
 from .tables import minimum_perturbation as tables
 
 __all__ = ["TITLE", "CAPTION", "draw", "tables"]
@@ -27,23 +28,34 @@ FITTED = ("zero", "mean", "std")
 @style.applied()
 def draw(folder: Path) -> Figure:
     """The figure of a run's `minimum_perturbation` records."""
-    records, shards = read_records(folder, "minimum_perturbation"), read_shards(folder, "minimum_perturbation")
+    records = read_records(folder, "minimum_perturbation")
+    shown = unit_of(records)
+    shards = perturbations(folder, shown)
     samplers = [s for s in distinct(records, "sampler") if s != "none"]
-    fit = [get(records, f"gaussian_{part}", sampler="none").value for part in FITTED]
+    zero, *gaussian = (get(records, f"gaussian_{part}", sampler="none").value for part in FITTED)
+    fit = [zero, *(shown.factor * value for value in gaussian)]
     clean = shards["none-t0"]
     columns = 3 if len(samplers) == 2 else 2
     rows = -(-(1 + len(samplers)) // columns)
     figure = style.new_figure(0.3 + 2.3 * rows)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     _histogram(axes[0], clean, fit)
+    axes[0].set_xlabel(rf"minimum perturbation ($\ell_\infty$, {shown.name})")
     for axis, sampler in zip(axes[1 : 1 + len(samplers)], samplers, strict=True):
         _survival(axis, sampler, clean, fit, shards, select(records, "clean_accuracy", sampler=sampler))
+        axis.set_xlabel(rf"budget ($\ell_\infty$, {shown.name})")
     for axis in axes[1 + len(samplers) :]:
         axis.remove()
     style.legend_below(figure, axes[1].get_legend_handles_labels()[0], 7)
     titles = [f"anchors of {style.SAMPLER_NAMES[sampler]}" for sampler in samplers]
     style.letter(axes, ["clean images", *titles])
     return figure
+
+
+def perturbations(folder: Path, shown: Unit) -> dict[str, Arrays]:
+    """Minimum perturbations at clean images and anchors by cell, in a unit."""
+    found = read_shards(folder, "minimum_perturbation")
+    return {name: {**arrays, "distance": shown.factor * arrays["distance"]} for name, arrays in found.items()}
 
 
 def _histogram(axis: Axes, clean: Arrays, fit: list[float]) -> None:
@@ -59,7 +71,7 @@ def _histogram(axis: Axes, clean: Arrays, fit: list[float]) -> None:
     axis.plot(
         x, 100 * (1 - zero) * density * bins[1], color=style.BLACK, label=f"Gaussian: mean {mean:.3f}, s.d. {std:.3f}"
     )
-    axis.set(xlabel=r"minimum perturbation ($\ell_\infty$, pixel units)", ylabel="images (% per bin)")
+    axis.set_ylabel("images (% per bin)")
     axis.set_ylim(0, 1.6 * axis.get_ylim()[1])  # room for the legend above the bars
     axis.legend(loc="upper left")
 
@@ -78,7 +90,7 @@ def _survival(
         x, share, _, _ = survival_steps(shards[f"{sampler}-t{t_star}"]["distance"], limit)
         axis.step(x, share, where="post", color=shade, linewidth=1.1, label=f"t* = {t_star}")
     style.accuracy_axis(axis, "images that survive (%)")
-    axis.set(xlabel=r"budget ($\ell_\infty$, pixel units)", xlim=(-0.01 * limit, limit))
+    axis.set_xlim(-0.01 * limit, limit)
 
 
 def survival_steps(distance: np.ndarray, limit: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

@@ -11,6 +11,7 @@ from matplotlib.patches import Patch
 from ..compression.records import Measurement, read_records, read_shards
 from . import predictors, style
 from .selection import Z95, distinct, find, get, percent_bar, select
+from .table import budget
 from .tables_prediction import prediction as tables
 
 __all__ = ["TITLE", "CAPTION", "draw", "tables"]
@@ -85,7 +86,7 @@ def _against_rate(axis: Axes, records: list[Measurement], folder: Path) -> list[
             linestyle=dash,
             color=FIT,
             marker="o",
-            label=f"ε = {eps:g}, sigmoid fit",
+            label=f"ε = {budget(eps)}, sigmoid fit",
             markerfacecolor=FIT if eps == budgets[0] else "white",
         )
         for eps, dash in zip(budgets, dashes, strict=True)

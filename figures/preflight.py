@@ -8,7 +8,7 @@ from matplotlib.lines import Line2D
 from ..compression.records import Measurement, read_records
 from . import style
 from .selection import distinct, select
-from .table import Table, cell_name
+from .table import Table, budget, cell_name
 
 __all__ = ["TITLE", "CAPTION", "draw", "tables"]
 
@@ -71,4 +71,4 @@ def tables(run: dict[str, list[Measurement]]) -> list[Table]:
         }
         for defence in defences
     ]
-    return [Table(f"Preflight at eps {eps:g}", rows, f"On {n} images, with the converged attack.")]
+    return [Table(f"Preflight at eps {budget(eps)}", rows, f"On {n} images, with the converged attack.")]

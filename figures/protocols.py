@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 from ..compression.records import Measurement, read_records
 from . import style
 from .selection import find, percent_bar, select
-from .table import Row, Table, cell_name, errors_over, number
+from .table import Row, Table, budget, cell_name, errors_over, number
 
 __all__ = ["TITLE", "CAPTION", "draw", "tables"]
 
@@ -49,7 +49,7 @@ def draw(folder: Path) -> Figure:
     axis.set_yticks(range(len(rows)), [names[row] for row in rows])
     axis.invert_yaxis()
     at = accuracy[0].at
-    axis.set(xlim=(-3, 103), xlabel=f"accuracy (%) at ε = {at['eps']:g}", title=cell_name(at))
+    axis.set(xlim=(-3, 103), xlabel=f"accuracy (%) at ε = {budget(at['eps'])}", title=cell_name(at))
     present = {(m.at["attack"], m.at["gradient"]) for m in accuracy}
     handles = [Line2D([], [], color=c, marker=m, linestyle="", label=n)
                for key, (c, m, n) in ATTACKS.items() if key in present]
@@ -95,4 +95,4 @@ def tables(run: dict[str, list[Measurement]]) -> list[Table]:
     at = accuracy[0].at
     note = (f"{errors_over(accuracy)} k: configurations in a gradient; N: those of the test. An evaluation is the "
             "classifier behind the whole purifier once; those with a gradient are among them.")
-    return [Table(f"Every protocol at {cell_name(at)}, eps {at['eps']:g}", [row(m) for m in accuracy], note)]
+    return [Table(f"Every protocol at {cell_name(at)}, eps {budget(at['eps'])}", [row(m) for m in accuracy], note)]

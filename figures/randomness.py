@@ -10,7 +10,7 @@ from ..compression.records import Arrays, Measurement, read_records, read_shards
 from . import paper_randomness as paper
 from . import style
 from .selection import find, get
-from .table import NONE, PAPER, Row, Table, cell_columns, cell_name, cells, errors_over, number, reported
+from .table import NONE, PAPER, Row, Table, budget, cell_columns, cell_name, cells, errors_over, number, reported
 
 __all__ = ["TITLE", "CAPTION", "draw", "tables"]
 
@@ -96,7 +96,7 @@ def _variances(records: list[Measurement]) -> Table:
     theirs["SNR, mean over images"] = _spread(paper.SNR, 1, 4)
     note = (f"{errors_over(records)} The paper's ± is over its images. The input's variance grows with the square of "
             "eps, the internal one does not.")
-    return Table(f"Table S12: variances at eps {_eps(records):g}", _rows(records, ours, theirs), note)
+    return Table(f"Table S12: variances at eps {budget(_eps(records))}", _rows(records, ours, theirs), note)
 
 
 def _radii(records: list[Measurement]) -> Table:
@@ -111,7 +111,7 @@ def _radii(records: list[Measurement]) -> Table:
 
     theirs = {f"radius, {NAMES[k]}": _spread(theirs, 1, 3) for k, theirs in paper.TABLE_S13.items()}
     theirs |= {correlations[k]: _spread(theirs, 1, 4) for k, theirs in paper.FIGURE_2.items()}
-    title = f"Table S13 and Fig. 2: l2 radii (pixel units) and correlations at eps {_eps(records):g}"
+    title = f"Table S13 and Fig. 2: l2 radii (pixel units) and correlations at eps {budget(_eps(records))}"
     return Table(title, _rows(records, ours, theirs), errors_over(records))
 
 

@@ -12,7 +12,7 @@ from ..compression.records import Measurement, read_records
 from . import paper_randomness_evaluation as paper
 from . import style
 from .selection import distinct, find, get, line, percent_bar, select
-from .table import NONE, PAPERS, Row, Table, cell_columns, cells, errors_over, number
+from .table import NONE, PAPERS, Row, Table, budget, cell_columns, cells, errors_over, number
 
 __all__ = ["TITLE", "CAPTION", "draw", "tables"]
 
@@ -156,7 +156,7 @@ def _accuracies(records: list[Measurement]) -> Table:
     m = get(records, "robust_accuracy")
     note = (f"{errors_over([m])} Under other ξ an image counts with its robust share of several. "
             "The paper's ± is over three seeds.")
-    return Table(f"Tables S2 to S4: accuracy (%) at eps {m.at['eps']:g}, {m.at['steps']} steps", rows, note)
+    return Table(f"Tables S2 to S4: accuracy (%) at eps {budget(m.at['eps'])}, {m.at['steps']} steps", rows, note)
 
 
 def _agreement(records: list[Measurement]) -> Table:

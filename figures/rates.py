@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 from ..compression.records import Arrays, Measurement, read_records, read_shards
 from . import style
 from .selection import distinct, select
-from .table import budget
+from .table import budget, unit
 from .tables_rates import rates as tables
 
 __all__ = ["TITLE", "CAPTION", "draw", "tables"]
@@ -80,9 +80,9 @@ def _by_size(axis: Axes, records: list[Measurement], t_star: int) -> None:
         axis.axvline(eps, color=style.GREY, linestyle=":", linewidth=0.8, zorder=0)
     axis.set_xscale("log", base=2)
     sizes = sorted(distinct(select(records, "rate_l2", seed=seed), "eps"))
-    factor, unit = (255, "1/255") if "/" in budget(sizes[-1]) else (1, "pixel units")
-    axis.set_xticks(sizes, [f"{factor * eps:.3g}" for eps in sizes])
-    axis.set(xlabel=f"perturbation size ({unit})", ylabel="expected rate (ratio)", ylim=(0, None))
+    shown = unit(sizes)
+    axis.set_xticks(sizes, [f"{shown.factor * eps:.3g}" for eps in sizes])
+    axis.set(xlabel=f"perturbation size ({shown.name})", ylabel="expected rate (ratio)", ylim=(0, None))
 
 
 def _spectra(axis: Axes, shards: dict[str, Arrays], samplers: list[str], t_star: int) -> None:

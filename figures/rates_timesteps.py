@@ -12,7 +12,7 @@ from . import paper, style
 from . import paper_rates_timesteps as theirs
 from .intervals import bracketed, ends, outcome
 from .selection import distinct, find, get, line, select
-from .table import NONE, PAPERS, Row, Table, cell_columns, cells, errors_over, number
+from .table import NONE, PAPERS, Row, Table, budget, cell_columns, cells, errors_over, number
 
 __all__ = ["TITLE", "CAPTION", "draw", "tables"]
 
@@ -132,5 +132,5 @@ def _points(records: list[Measurement]) -> Table:
         }
 
     found = select(records, "rate")
-    title = f"Over the whole diffusion time, eps {found[0].at['eps']:g}"
+    title = f"Over the whole diffusion time, eps {budget(found[0].at['eps'])}"
     return Table(title, [row(*cell) for cell in cells(found)], errors_over(found))

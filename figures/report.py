@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from ..compression.records import Measurement, read_costs, read_manifest, read_records, write_atomic
 from . import paper, style
 from .headline import QUESTION, headline
-from .table import PAPERS
+from .table import PAPERS, budget
 
 SECTIONS = (
     "prediction", "hypotheses", "diagnosis", "robust_accuracy", "preflight", "protocols", "attack_peers", "rates",
@@ -42,6 +42,7 @@ def write_report(folder: Path) -> Path:
         note=configuration.get("note", ""),
         quick=configuration["images"] <= QUICK_IMAGES,
         configuration=dict(_flat(configuration)),
+        budgets=", ".join(map(budget, configuration["eps"])),
         sections=sections,
         missing=[name for name, found in by_experiment.items() if not found],
         costs=read_costs(folder),

@@ -9,6 +9,7 @@ from matplotlib.lines import Line2D
 from ..compression.records import Measurement, read_records
 from . import style
 from .selection import distinct, find, line, percent_bar, select
+from .table import budget
 from .tables import robust_accuracy as tables
 
 __all__ = ["TITLE", "CAPTION", "draw", "tables"]
@@ -35,7 +36,7 @@ def draw(folder: Path) -> Figure:
     for axis, eps in zip(axes[1:], budgets, strict=True):
         _by_time(axis, records, eps)
     style.accuracy_axis(axes[0])
-    titles = [f"ε = {eps:g}" for eps in budgets]
+    titles = [f"ε = {budget(eps)}" for eps in budgets]
     shown = _shown_step(records)
     style.letter(axes, [f"effort, t* = {shown}, {titles[-1]}", *titles])
     attacks = [Line2D([], [], color=style.GREY, linestyle=DASHES[a], label=NAMES[a]) for a in DASHES]

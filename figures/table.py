@@ -1,6 +1,6 @@
 """A table of a report, and how numbers and cells are written in it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from ..compression.records import Measurement
@@ -26,8 +26,8 @@ class Table(NamedTuple):
     note: str
 
 
-def number(m: Measurement | None, digits: int = 1) -> str:
-    """A measurement with its standard error.
+def number(m: Measurement | None, digits: int = 1, scale: float = 1) -> str:
+    """A measurement with its standard error, both times `scale`.
 
     >>> number(Measurement("rates", "rms_rate", 0.2345, 0.01, 8, "ratio"), 3)
     '0.234 ± 0.010'
@@ -36,7 +36,7 @@ def number(m: Measurement | None, digits: int = 1) -> str:
     """
     if m is None:
         return NONE
-    return f"{m.value:.{digits}f}" + ("" if m.se is None else f" ± {m.se:.{digits}f}")
+    return f"{scale * m.value:.{digits}f}" + ("" if m.se is None else f" ± {scale * m.se:.{digits}f}")
 
 
 def reported(value: float | None, digits: int = 1) -> str:
@@ -45,12 +45,36 @@ def reported(value: float | None, digits: int = 1) -> str:
 
 
 def budget(eps: float) -> str:
-    """A budget, in steps of 1/255 where it is a few of them.
+    """A budget or size of noise, in levels of 255 unless it is a short decimal.
 
-    >>> budget(8 / 255), budget(0.1)
-    ('8/255', '0.1')
+    >>> budget(8 / 255), budget(0.5 / 255), budget(0.1), budget(0.05)
+    ('8/255', '0.5/255', '0.1', '0.05')
     """
-    return f"{255 * eps:g}/255" if 255 * eps < 17 else f"{eps:g}"
+    levels = 255 * eps
+    short = abs(eps - round(eps, 3)) < 1e-9
+    whole = abs(levels - round(16 * levels) / 16) < 1e-5  # room for the quarters of a budget, in float32
+    return f"{levels:.6g}/255" if whole and not short else f"{eps:g}"
+
+
+class Unit(NamedTuple):
+    """In which distances are shown: how many of them make a pixel unit, and their name."""
+
+    factor: int
+    name: str
+
+
+def unit(budgets: Sequence[float]) -> Unit:
+    """The unit of distances beside these budgets: levels of 255 if that is how the last one is written.
+
+    >>> unit([1 / 255, 2 / 255]), unit([0.1, 0.2])
+    (Unit(factor=255, name='1/255'), Unit(factor=1, name='pixel units'))
+    """
+    return Unit(255, "1/255") if budget(budgets[-1]).endswith("/255") else Unit(1, "pixel units")
+
+
+def unit_of(records: Sequence[Measurement]) -> Unit:
+    """The unit of distances of a run, by its own budgets."""
+    return unit(records[0].run["configuration"]["eps"])
 
 
 def errors_over(records: list[Measurement]) -> str:

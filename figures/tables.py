@@ -3,7 +3,9 @@
 from ..compression.records import Measurement
 from . import paper
 from .selection import distinct, find, get, select
-from .table import NONE, PAPER, Row, Table, cell_columns, cell_name, cells, errors_over, number, reported
+from .table import (
+    NONE, PAPER, Row, Table, budget, cell_columns, cell_name, cells, errors_over, number, reported, unit_of,
+)
 
 Run = dict[str, list[Measurement]]
 """Records by experiment."""
@@ -26,17 +28,18 @@ def training(run: Run) -> list[Table]:
 def minimum_perturbation(run: Run) -> list[Table]:
     """Survival and fitted distribution at clean images and anchors."""
     records = run["minimum_perturbation"]
-    budgets = distinct(select(records, "survival"), "eps")
+    budgets, shown = distinct(select(records, "survival"), "eps"), unit_of(records)
+    digits = 2 if shown.factor > 1 else 4
 
     def row(at: dict) -> Row:
-        survival = {f"survive eps {e:g} (%)": number(find(records, "survival", **at, eps=e)) for e in budgets}
+        survival = {f"survive eps {budget(e)} (%)": number(find(records, "survival", **at, eps=e)) for e in budgets}
         return {
             "at": "clean images" if at["t_star"] == 0 else f"anchors of {cell_name(at)}",
             "clean accuracy (%)": number(find(records, "clean_accuracy", **at)),
             **survival,
             "mass at 0": number(find(records, "gaussian_zero", **at), 3),
-            "Gaussian mean (pixel)": number(find(records, "gaussian_mean", **at), 4),
-            "Gaussian s.d. (pixel)": number(find(records, "gaussian_std", **at), 4),
+            f"Gaussian mean ({shown.name})": number(find(records, "gaussian_mean", **at), digits, shown.factor),
+            f"Gaussian s.d. ({shown.name})": number(find(records, "gaussian_std", **at), digits, shown.factor),
             "never broken (%)": number(find(records, "censored", **at)),
         }
 
@@ -57,7 +60,7 @@ def robust_accuracy(run: Run) -> list[Table]:
 
     def row(start: Row, cell: dict, theirs: paper.Cell | None) -> Row:
         ours = {
-            f"ours: {names[a]}, eps {e:g}": number(find(records, "robust_accuracy", **cell, eps=e, attack=a))
+            f"ours: {names[a]}, eps {budget(e)}": number(find(records, "robust_accuracy", **cell, eps=e, attack=a))
             for e, a in shown
         }
         return {**start, f"{PAPER} PGD-Fix": reported(theirs and theirs.robust), **ours}

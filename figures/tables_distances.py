@@ -6,7 +6,7 @@ from ..compression.records import Measurement
 from . import paper_distances as paper
 from .selection import distinct, get, select
 from .style import SAMPLER_NAMES
-from .table import NONE, PAPERS, Row, Table, cell_columns, cell_name, cells, errors_over, number
+from .table import NONE, PAPERS, Row, Table, budget, cell_columns, cell_name, cells, errors_over, number
 
 CIFAR, IMAGENET = "CIFAR-10, eps 8/255, t = 100", "ImageNet, eps 4/255, t = 150"
 NORMS = {"l2": "l2", "linf": "l_inf"}
@@ -42,7 +42,7 @@ def _before_after(records: list[Measurement]) -> Table:
         rows.append({**dict.fromkeys(rows[0], NONE), "setting": f"{PAPERS}{CIFAR}", "sampler": SAMPLER_NAMES[sampler],
                      "perturbation": "PGD", **changes})
     title = "Table 1: distance to the clean image (pixel units) and SSIM, before → after"
-    return Table(f"{title}, eps {attacked[0].at['eps']:g}", rows, errors_over(attacked))
+    return Table(f"{title}, eps {budget(attacked[0].at['eps'])}", rows, errors_over(attacked))
 
 
 def _paths(records: list[Measurement], norm: str) -> Table:
@@ -70,7 +70,7 @@ def _paths(records: list[Measurement], norm: str) -> Table:
 
 
 def _input(m: Measurement) -> str:
-    return f"uniform {m.at['eps']:g}" if m.at["input"] == "uniform" else f"{m.at['input']} {m.at['eps']:g}"
+    return f"uniform {budget(m.at['eps'])}" if m.at["input"] == "uniform" else f"{m.at['input']} {budget(m.at['eps'])}"
 
 
 def _crossings(records: list[Measurement]) -> Table:
@@ -80,7 +80,7 @@ def _crossings(records: list[Measurement]) -> Table:
         at = {**cell, "norm": norm, "state": state}
         value, low, high = (get(records, name, **at).value for name in ("crossing", "crossing_low", "crossing_high"))
         if value in (sizes[0], sizes[-1]):
-            return f"{'<' if value == sizes[0] else '>'} {value:g}"
+            return f"{'<' if value == sizes[0] else '>'} {budget(value)}"
         return f"{value:.3f} [{low:.3f}, {high:.3f}]"
 
     rows = [{"setting": "ours", **cell_columns(cell, t),

@@ -6,7 +6,7 @@ from . import paper_distribution as theirs
 from .intervals import bracketed
 from .selection import distinct, find, get, select
 from .style import SAMPLER_NAMES
-from .table import NONE, PAPERS, Row, Table, cell_columns, cells, errors_over, number, reported
+from .table import NONE, PAPERS, Row, Table, budget, cell_columns, cells, errors_over, number, reported
 
 MEASURES = {"frechet": "Fréchet", "kernel": "kernel", "cosine": "cosine", "rate": "rate"}
 SPACES = {"penultimate": "classifier", "inception": "Inception", "clip": "CLIP"}
@@ -69,7 +69,8 @@ def _ranks(records: list[Measurement], eps: float, attack: str) -> Table:
         "distance's is that of the halves, where its bias is larger. The paper's are computed from its Tables 2, S10 "
         "and S11 (there from the reduction of the distance, negated)."
     )
-    return Table(f"Rank correlation with robust accuracy, {ATTACKS[attack]}, eps {eps:g}", [*map(row, found)], note)
+    title = f"Rank correlation with robust accuracy, {ATTACKS[attack]}, eps {budget(eps)}"
+    return Table(title, [*map(row, found)], note)
 
 
 def _over(name: str) -> str:
@@ -100,7 +101,7 @@ def _distances(records: list[Measurement], eps: float, space: str) -> Table:
         }
 
     found = select(records, "frechet_after", eps=eps, features=space)
-    title = f"Tables S10, S11: distances to the clean images in the features of {SPACES[space]}, eps {eps:g}"
+    title = f"Tables S10, S11: distances to the clean images in the features of {SPACES[space]}, eps {budget(eps)}"
     note = (
         f"{errors_over(found)} Errors and biases of distances between sets are a jackknife's; the kernel distance has "
         "no bias and may be negative. The paper's FID is Inception's; its bias is unknown, with 1,000 images of 768 "

@@ -3,7 +3,7 @@
 from ..compression.records import Measurement
 from . import paper, predictors
 from .selection import distinct, find, select
-from .table import PAPERS, Row, Table, cell_columns, cells, errors_over, number, reported
+from .table import PAPERS, Row, Table, budget, cell_columns, cells, errors_over, number, reported
 
 RATIOS = {
     "rate_drift": "rate over that at the smallest size",
@@ -76,7 +76,7 @@ def _predictions(records: list[Measurement], rates: list[Measurement], eps: floa
     measured = select(records, "measured_robust_accuracy", eps=eps)
     beside = paper.predictions(measured[0].run["configuration"]["dataset"])
     column = f"{PAPERS}{beside.setting}:"
-    title = f"Table {beside.number}: robust accuracy (%) at eps {eps:g}, predicted and measured"
+    title = f"Table {beside.number}: robust accuracy (%) at eps {budget(eps)}, predicted and measured"
     return Table(title, [row(*c) for c in cells(measured)], errors_over(measured))
 
 
@@ -97,7 +97,7 @@ def diagnosis(run: dict[str, list[Measurement]]) -> list[Table]:
         Table(
             title,
             [
-                {**cell_columns(cell, t), "eps": f"{eps:g}", **columns({**cell, "eps": eps})}
+                {**cell_columns(cell, t), "eps": budget(eps), **columns({**cell, "eps": eps})}
                 for eps in budgets
                 for cell, t in cells(contributions)
             ],

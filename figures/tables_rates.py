@@ -3,7 +3,7 @@
 from ..compression.records import Measurement
 from . import paper
 from .selection import find, select
-from .table import PAPER, Row, Table, cell_columns, cell_name, cells, errors_over, number, reported
+from .table import PAPER, Row, Table, budget, cell_columns, cell_name, cells, errors_over, number, reported
 
 
 def rates(run: dict[str, list[Measurement]]) -> list[Table]:
@@ -28,7 +28,7 @@ def _by_cell(records: list[Measurement], eps: float, seed: int) -> Table:
             "expanding directions": number(find(records, "expanding_directions", **cell)),
         }
 
-    return Table(f"Table 2, rates at eps {eps:g}", [row(*c) for c in cells(records)], errors_over(records))
+    return Table(f"Table 2, rates at eps {budget(eps)}", [row(*c) for c in cells(records)], errors_over(records))
 
 
 def _studied(records: list[Measurement]) -> dict:
@@ -43,7 +43,7 @@ def _by_size(records: list[Measurement], first: float, seed: int) -> Table:
         factor = m.at["eps"] / first
         theirs = paper.TABLE_5.get(round(factor, 6))
         return {
-            "eps": f"{m.at['eps']:g}",
+            "eps": budget(m.at['eps']),
             "of the first budget": f"{factor:g}",
             f"{PAPER} DDPM, t = 100": reported(theirs and theirs.mean, 3),
             f"{PAPER} s.d. over images": reported(theirs and theirs.spread, 3),
@@ -69,4 +69,4 @@ def _by_seed(records: list[Measurement], eps: float) -> Table:
         row(f"{PAPER} DDPM, t = 100", seed, reported(theirs.mean, 4), reported(theirs.spread, 4))
         for seed, theirs in paper.TABLE_6.items()
     ]
-    return Table(f"Table 6: l2 rate by seed, {cell_name(cell)}, eps {eps:g}", rows, errors_over(records))
+    return Table(f"Table 6: l2 rate by seed, {cell_name(cell)}, eps {budget(eps)}", rows, errors_over(records))

@@ -1,6 +1,7 @@
 """The command line: what a user types, and what it says when that cannot be done."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -9,9 +10,10 @@ import pytest
 
 from purimetry.compression.data.digits import digits
 from purimetry.experiments import models
+from purimetry.experiments.architectures import Given
 from purimetry.experiments.command_line import EXPERIMENTS, main
 from purimetry.experiments.configuration import Configuration, Training, quick
-from purimetry.experiments.workbench import Workbench
+from purimetry.experiments.workbench import Cell, Workbench
 
 
 @pytest.fixture(autouse=True)
@@ -49,6 +51,30 @@ def test_what_cannot_be_met_is_said_before_any_work(tmp_path, capsys, arguments,
     assert main(["run", "training", "--out", str(tmp_path / "out"), *arguments]) == 1
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+class Small(Workbench):
+    """A workbench whose denoiser comes from a folder with this card."""
+
+    trained_until = 250
+
+    def _read_networks(self):
+        return {"denoiser": Given("diffusers", lambda x, t: 0 * x, "d" * 64, None, self.trained_until)}
+
+
+def test_a_denoiser_is_used_for_what_it_was_trained_for(tmp_path):
+    message = "trained until t = 250, which is step 25 of 100, got --t-stars 26 30; choose t* up to 25"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        Small(Configuration(t_stars=(2, 26, 30), out=tmp_path / "out", images=2))
+    assert not (tmp_path / "out").exists()
+
+
+def test_experiments_over_all_times_say_where_the_denoiser_was_not_trained(tmp_path, monkeypatch):
+    monkeypatch.setattr(Small, "trained_until", 20)
+    bench = Small(Configuration(t_stars=(2,), out=tmp_path / "out", images=2))
+    bench.purifier(Cell("ddim", 2))
+    with pytest.warns(UserWarning, match="ddim-t3 begins beyond t = 20, until which the denoiser was trained"):
+        bench.purifier(Cell("ddim", 3))
 
 
 def test_a_foreign_folder_is_an_error_and_not_a_traceback(tmp_path, capsys):

@@ -59,7 +59,8 @@ def test_classifier_resumes_and_is_published_as_the_same_function(small, tmp_pat
                        .permute(0, 3, 1, 2)).numpy()
     # float32 in another order; the scale is the logits' own
     np.testing.assert_allclose(jax.vmap(network)(x), theirs, atol=1e-5 * np.abs(theirs).max())
-    assert card["test_accuracy_percent"][0] == pytest.approx(100 * np.mean(theirs.argmax(1) == small.test_labels), abs=4)
+    right = 100 * np.mean(theirs.argmax(1) == small.test_labels)
+    assert card["test_accuracy_percent"][0] == pytest.approx(right, abs=4)  # float16 may turn one of 32 images
 
 
 @pytest.mark.peer

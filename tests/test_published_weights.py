@@ -140,6 +140,21 @@ def test_a_folder_without_a_config_is_refused(content, tmp_path):
         weights.ddpm_unet(tmp_path)
 
 
+def test_a_card_says_until_when_a_denoiser_was_trained(tmp_path):
+    assert weights.trained_until(tmp_path) is None
+    (tmp_path / "card.json").write_text('{"loss": 0.03}')
+    assert weights.trained_until(tmp_path) is None
+    (tmp_path / "card.json").write_text('{"trained_until": 250, "loss": 0.03}')
+    assert weights.trained_until(tmp_path) == 250
+
+
+@pytest.mark.parametrize("text", ["{", "[250]", '{"trained_until": "250"}', '{"trained_until": 0}'])
+def test_a_card_that_says_nothing_of_the_kind_is_refused(text, tmp_path):
+    (tmp_path / "card.json").write_text(text)
+    with pytest.raises(RecordError, match=r'card.json is not a card .*; expected {"trained_until": 250}'):
+        weights.trained_until(tmp_path)
+
+
 @pytest.mark.parametrize("build, sides", [
     (ddpm_unet.configured(HO_CIFAR10), (32, 28)),
     (partial(guided_unet.GuidedUNet, 32, (1, 2, 2, 2), 1, (), 32), (28, 32)),
