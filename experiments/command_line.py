@@ -62,6 +62,8 @@ class Run:
 
     name: tyro.conf.Positional[Literal[tuple(EXPERIMENTS)]]
     """The experiment."""
+    forecast: bool = False
+    """Only say how long it would take."""
     configuration: Annotated[Configuration, tyro.conf.arg(name="")] = field(default_factory=Configuration)
 
 
@@ -73,6 +75,8 @@ class Reproduce:
     """Every experiment of `purimetry list` instead of the main job's, about 30 minutes on 2 cores."""
     quick: bool = False
     """A tour of two and a half minutes on a small grid; its numbers are only indicative."""
+    forecast: bool = False
+    """Only say how long it would take; networks are trained first where they are not there yet."""
     configuration: Annotated[Configuration, tyro.conf.arg(name="")] = field(default_factory=Configuration)
 
 
@@ -123,14 +127,16 @@ def _execute(command) -> None:
 
             print(obtain(command.name, command.data_dir))
         case Run():
-            _run([command.name], command.configuration)
-            _report(command.configuration.out)
+            _run([command.name], command.configuration, command.forecast)
+            if not command.forecast:
+                _report(command.configuration.out)
         case Reproduce():
             configuration = quick(command.configuration) if command.quick else command.configuration
             if command.quick:
                 print("quick tour: a small grid and little training; its numbers are only indicative")
-            _run([name for name in EXPERIMENTS if command.all or name in MAIN], configuration)
-            _report(configuration.out)
+            _run([name for name in EXPERIMENTS if command.all or name in MAIN], configuration, command.forecast)
+            if not command.forecast:
+                _report(configuration.out)
         case Report():
             _report(command.folder)
         case Benchmarks():
@@ -141,17 +147,22 @@ def _execute(command) -> None:
             benchmarks.main()
 
 
-def _run(names: list[str], configuration: Configuration) -> None:
+def _run(names: list[str], configuration: Configuration, only_forecast: bool = False) -> None:
     from .workers import reproducible, workers
 
     reproducible()
     import jax
 
+    from .forecast import forecast
     from .workbench import Workbench
 
     bench = Workbench(configuration)
     with workers(configuration) as processes:
         for number, name in enumerate(names, 1):
+            if number == 1 + (names[0] == "training") and (only_forecast or bench.large):  # with trained networks
+                print(forecast(bench, names[number - 1:], processes.count), flush=True)
+                if only_forecast:
+                    return
             print(f"[{number}/{len(names)}] {name}: {EXPERIMENTS[name]}", flush=True)
             experiment = import_module(f".{name}", __package__)
             processes.compute(name, experiment.pieces(bench))

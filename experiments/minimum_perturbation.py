@@ -17,7 +17,11 @@ from .progress import bar
 from .rates import anchors
 from .robust_accuracy import converged
 from .workbench import BARE, Cell, Workbench, each
-from .workers import Piece
+from .workers import Passes, Piece
+
+
+HALVINGS = 9
+"""Of the budgets that are searched."""
 
 
 def distances(bench: Workbench, cell: Cell) -> MinimumPerturbations:
@@ -27,7 +31,7 @@ def distances(bench: Workbench, cell: Cell) -> MinimumPerturbations:
         at = bench.images if cell == BARE else anchors(bench, cell, bench.configuration.seeds[0])["anchor"]
         with bar(f"minimum perturbations {cell}") as show:
             found = minimum_perturbations(converged(bench.configuration), bench.classifier, at, bench.labels,
-                                          eps_max=bench.configuration.eps_max, on_step=show)
+                                          eps_max=bench.configuration.eps_max, halvings=HALVINGS, on_step=show)
         return found._asdict()
 
     return MinimumPerturbations(**bench.shard("minimum_perturbation", str(cell), compute))
@@ -36,6 +40,13 @@ def distances(bench: Workbench, cell: Cell) -> MinimumPerturbations:
 def pieces(bench: Workbench) -> list[Piece]:
     """The clean images, and the anchors of each cell."""
     return bench.pieces([BARE, *bench.cells], _measure)
+
+
+def passes(bench: Workbench) -> list[Passes]:
+    """Through what an image, and each of its anchors, goes: the bare classifier alone."""
+    settings = converged(bench.configuration)(0.0)
+    one = Passes(0, (HALVINGS + 1) * settings.restarts, (HALVINGS + 1) * settings.restarts * settings.steps)
+    return (1 + len(bench.cells)) * [one]
 
 
 def run(bench: Workbench) -> list[Measurement]:
