@@ -158,11 +158,11 @@ def _run(names: list[str], configuration: Configuration, only_forecast: bool = F
 
     bench = Workbench(configuration)
     with workers(configuration) as processes:
+        if only_forecast or bench.large:
+            print(forecast(bench, names, processes.count), flush=True)
+        if only_forecast:
+            return
         for number, name in enumerate(names, 1):
-            if number == 1 + (names[0] == "training") and (only_forecast or bench.large):  # with trained networks
-                print(forecast(bench, names[number - 1:], processes.count), flush=True)
-                if only_forecast:
-                    return
             print(f"[{number}/{len(names)}] {name}: {EXPERIMENTS[name]}", flush=True)
             experiment = import_module(f".{name}", __package__)
             processes.compute(name, experiment.pieces(bench))
@@ -172,6 +172,10 @@ def _run(names: list[str], configuration: Configuration, only_forecast: bool = F
 
 
 def _report(folder: Path) -> None:
+    from ..compression.records import read_records
+    from ..figures.budgets import notes
     from ..figures.report import write_report
 
     print(f"report: {write_report(folder)}")
+    for note in notes(read_records(folder)):
+        warnings.warn(note, stacklevel=2)

@@ -8,10 +8,12 @@ Each budget that the bisection tries is attacked at the strength of the converge
 """
 
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 
 from ..compression.records import Arrays, Measurement
+from ..compression.statistics import bootstrap
 from ..compression.survival import MinimumPerturbations, fit_zero_inflated_gaussian, kaplan_meier, minimum_perturbations
 from .progress import bar
 from .rates import anchors
@@ -19,6 +21,9 @@ from .robust_accuracy import converged
 from .workbench import BARE, Cell, Workbench, each
 from .workers import Passes, Piece
 
+
+SURVIVE = 50, 5
+"""Shares (%) of the correct images, whose quantiles of the minimum perturbation suggest budgets."""
 
 HALVINGS = 9
 """Of the budgets that are searched."""
@@ -65,6 +70,12 @@ def _measure(bench: Workbench, cell: Cell) -> Iterator[Measurement]:
         value = curve(eps)
         se = 100 * np.sqrt(value * (1 - value) / n)
         yield bench.measurement(name, "survival", 100 * value, se, n, "%", {**cell.at, "eps": eps})
+    right = distance[distance > 0]
+    for share in SURVIVE if cell == BARE and len(right) > 1 else ():
+        found = bootstrap(partial(np.quantile, q=1 - share / 100), right)
+        if found.value < bench.configuration.eps_max:
+            at = {**cell.at, "survive": share}
+            yield bench.measurement(name, "perturbation_quantile", found.value, found.se, len(right), "pixel", at)
     fit = fit_zero_inflated_gaussian(distance, censored)
     for part, se in zip(("zero", "mean", "std"), fit.se, strict=True):
         unit = "fraction" if part == "zero" else "pixel"
