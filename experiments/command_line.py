@@ -78,6 +78,8 @@ class Run:
 
     name: tyro.conf.Positional[Literal[tuple(EXPERIMENTS)]]
     """The experiment."""
+    forecast: bool = False
+    """Only say how long it would take."""
     configuration: Annotated[Configuration, tyro.conf.arg(name="")] = field(default_factory=Configuration)
 
 
@@ -89,6 +91,8 @@ class Reproduce:
     """Every experiment of `purimetry list` instead of the main job's, about 30 minutes on 2 cores."""
     quick: bool = False
     """A tour of two and a half minutes on a small grid; its numbers are only indicative."""
+    forecast: bool = False
+    """Only say how long it would take; networks are trained first where they are not there yet."""
     configuration: Annotated[Configuration, tyro.conf.arg(name="")] = field(default_factory=Configuration)
 
 
@@ -153,14 +157,16 @@ def _execute(command) -> None:
         case Train():
             print(json.dumps(_needing_peers("publish").train(command.name, command.out, command.data_dir), indent=1))
         case Run():
-            _run([command.name], command.configuration)
-            _report(command.configuration.out)
+            _run([command.name], command.configuration, command.forecast)
+            if not command.forecast:
+                _report(command.configuration.out)
         case Reproduce():
             configuration = quick(command.configuration) if command.quick else command.configuration
             if command.quick:
                 print("quick tour: a small grid and little training; its numbers are only indicative")
-            _run([name for name in EXPERIMENTS if command.all or name in MAIN], configuration)
-            _report(configuration.out)
+            _run([name for name in EXPERIMENTS if command.all or name in MAIN], configuration, command.forecast)
+            if not command.forecast:
+                _report(configuration.out)
         case DryRun():
             from .workers import reproducible
 
@@ -185,16 +191,21 @@ def _needing_peers(name: str):
         raise ValueError(f"{name} needs {error.name}; install the extra `peers`") from error
 
 
-def _run(names: list[str], configuration: Configuration) -> None:
+def _run(names: list[str], configuration: Configuration, only_forecast: bool = False) -> None:
     from .workers import reproducible, workers
 
     reproducible()
     import jax
 
+    from .forecast import forecast
     from .workbench import Unmet, Workbench
 
     bench = Workbench(configuration)
     with workers(configuration) as processes:
+        if only_forecast or bench.large:
+            print(forecast(bench, names, processes.count), flush=True)
+        if only_forecast:
+            return
         for number, name in enumerate(names, 1):
             print(f"[{number}/{len(names)}] {name}: {EXPERIMENTS[name]}", flush=True)
             experiment = import_module(f".{name}", __package__)
@@ -211,6 +222,10 @@ def _run(names: list[str], configuration: Configuration) -> None:
 
 
 def _report(folder: Path) -> None:
+    from ..compression.records import read_records
+    from ..figures.budgets import notes
     from ..figures.report import write_report
 
     print(f"report: {write_report(folder)}")
+    for note in notes(read_records(folder)):
+        warnings.warn(note, stacklevel=2)

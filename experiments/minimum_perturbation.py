@@ -8,16 +8,25 @@ Each budget that the bisection tries is attacked at the strength of the converge
 """
 
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 
 from ..compression.records import Arrays, Measurement
+from ..compression.statistics import bootstrap
 from ..compression.survival import MinimumPerturbations, fit_zero_inflated_gaussian, kaplan_meier, minimum_perturbations
 from .progress import bar
 from .rates import anchors
 from .robust_accuracy import converged
 from .workbench import BARE, Cell, Workbench, each
-from .workers import Piece
+from .workers import Passes, Piece
+
+
+SURVIVE = 50, 5
+"""Shares (%) of the correct images, whose quantiles of the minimum perturbation suggest budgets."""
+
+HALVINGS = 9
+"""Of the budgets that are searched."""
 
 
 def distances(bench: Workbench, cell: Cell) -> MinimumPerturbations:
@@ -27,7 +36,7 @@ def distances(bench: Workbench, cell: Cell) -> MinimumPerturbations:
         at = bench.images if cell == BARE else anchors(bench, cell, bench.configuration.seeds[0])["anchor"]
         with bar(f"minimum perturbations {cell}") as show:
             found = minimum_perturbations(converged(bench.configuration), bench.classifier, at, bench.labels,
-                                          eps_max=bench.configuration.eps_max, on_step=show)
+                                          eps_max=bench.configuration.eps_max, halvings=HALVINGS, on_step=show)
         return found._asdict()
 
     return MinimumPerturbations(**bench.shard("minimum_perturbation", str(cell), compute))
@@ -36,6 +45,13 @@ def distances(bench: Workbench, cell: Cell) -> MinimumPerturbations:
 def pieces(bench: Workbench) -> list[Piece]:
     """The clean images, and the anchors of each cell."""
     return bench.pieces([BARE, *bench.cells], _measure)
+
+
+def passes(bench: Workbench) -> list[Passes]:
+    """Through what an image, and each of its anchors, goes: the bare classifier alone."""
+    settings = converged(bench.configuration)(0.0)
+    one = Passes(0, (HALVINGS + 1) * settings.restarts, (HALVINGS + 1) * settings.restarts * settings.steps)
+    return (1 + len(bench.cells)) * [one]
 
 
 def run(bench: Workbench) -> list[Measurement]:
@@ -54,6 +70,12 @@ def _measure(bench: Workbench, cell: Cell) -> Iterator[Measurement]:
         value = curve(eps)
         se = 100 * np.sqrt(value * (1 - value) / n)
         yield bench.measurement(name, "survival", 100 * value, se, n, "%", {**cell.at, "eps": eps})
+    right = distance[distance > 0]
+    for share in SURVIVE if cell == BARE and len(right) > 1 else ():
+        found = bootstrap(partial(np.quantile, q=1 - share / 100), right)
+        if found.value < bench.configuration.eps_max:
+            at = {**cell.at, "survive": share}
+            yield bench.measurement(name, "perturbation_quantile", found.value, found.se, len(right), "pixel", at)
     fit = fit_zero_inflated_gaussian(distance, censored)
     for part, se in zip(("zero", "mean", "std"), fit.se, strict=True):
         unit = "fraction" if part == "zero" else "pixel"

@@ -33,7 +33,7 @@ from .minimum_perturbation import distances
 from .rates import anchors, rates
 from .robust_accuracy import attacked
 from .workbench import BARE, Cell, Workbench, each
-from .workers import Piece
+from .workers import Passes, Piece
 
 GRADIENTS = {
     "survival_clean": 0, "survival_anchor": 0, "image_wise": 0, "adversarial_rate": 1, "first_order": 1,
@@ -122,6 +122,12 @@ def pieces(bench: Workbench) -> list[Piece]:
 def _probe(bench: Workbench, cell: Cell) -> Iterator[Arrays]:
     for eps in bench.configuration.eps:
         yield probes(bench, cell, eps)
+
+
+def passes(bench: Workbench) -> list[Passes]:
+    """Through what an image goes."""
+    gradients = sum(GRADIENTS.values()) - GRADIENTS["extrapolated_attack"]  # which is the short one read otherwise
+    return [Passes(cell.t_star, 2, gradients) for cell in bench.cells for _ in bench.configuration.eps]
 
 
 def run(bench: Workbench) -> list[Measurement]:

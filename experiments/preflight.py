@@ -23,10 +23,13 @@ from .adversarial import budget
 from .progress import bar
 from .robust_accuracy import converged
 from .workbench import BARE, Cell, Workbench, each
-from .workers import Piece
+from .workers import Passes, Piece
 
 CHECKED = 32
 """Images that are checked, the first of the run's."""
+
+ATTACKS, QUERIES = 4, 300
+"""Of an image by preflight: attacks through the purifier (three budgets, another xi), queries without gradients."""
 
 
 def checked(bench: Workbench, cell: Cell) -> Arrays:
@@ -52,6 +55,14 @@ def defences(bench: Workbench) -> list[Cell]:
 def pieces(bench: Workbench) -> list[Piece]:
     """Each defence."""
     return [Piece(cell, 1 + cell.t_star, partial(checked, bench, cell)) for cell in defences(bench)]
+
+
+def passes(bench: Workbench) -> list[Passes]:
+    """Through what an image goes, on average over those that are checked and those that are not."""
+    share, settings = min(1, CHECKED / len(bench.images)), converged(bench.configuration)(0.0)
+    effort = settings.restarts * settings.steps
+    through = [Passes(cell.t_star, QUERIES * share, ATTACKS * effort * share) for cell in defences(bench)]
+    return [*through, *(len(through) - 1) * [Passes(0, 0, effort * share)]]
 
 
 def run(bench: Workbench) -> list[Measurement]:

@@ -22,6 +22,29 @@ def warn(message, *_) -> None:
     print(f"warning: {message}", file=sys.stderr)
 
 
+SAID = 60
+"""Seconds of work after which its progress is said where no bars are shown."""
+
+
+def say(what: str, done: float, seconds: float) -> None:
+    """Say how much of a long piece of work is done, and what is left at this pace."""
+    if seconds >= SAID and done < 1 and not shown():
+        left = (1 - done) / done * seconds
+        print(f"{what}: {100 * done:.0f} % done in {in_words(seconds)}, about {in_words(left)} left", flush=True)
+
+
+def in_words(seconds: float) -> str:
+    """A duration to two units.
+
+    >>> in_words(31.4), in_words(125), in_words(8000)
+    ('31 s', '2 min', '2 h 13 min')
+    """
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
+
+
 @contextmanager
 def bar(description: str) -> Iterator[Callable[..., None]]:
     """Yield a function that takes the fraction done (0 to 1) and an optional remark."""

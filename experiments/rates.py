@@ -23,13 +23,10 @@ from ..compression.losses import margin
 from ..compression.rates import expected_rates
 from ..compression.records import Arrays, Measurement
 from .workbench import Cell, Workbench, each
-from .workers import Piece
+from .workers import Passes, Piece
 
 HUTCHINSON_DRAWS = 16
 """Of small images, beside the exact value; of large ones, a run's own number of draws, as each costs a gradient."""
-
-EXACT = 1024
-"""Pixels up to which Jacobians are computed whole; beyond, only Hutchinson's estimate is."""
 
 
 def rates(bench: Workbench, cell: Cell, eps: float, seed: int) -> Arrays:
@@ -62,7 +59,7 @@ def spectra(bench: Workbench, cell: Cell) -> Arrays:
     """
 
     def compute():
-        if bench.images[0].size > EXACT:
+        if bench.large:
             found = over_images(partial(rms_rate_hutchinson, draws=bench.configuration.draws), (bench.purifier(cell),),
                                 bench.images, bench.keys(), name=f"Jacobian of {cell}")
             return dict(zip(("hutchinson", "hutchinson_se"), found, strict=True))
@@ -76,6 +73,14 @@ def spectra(bench: Workbench, cell: Cell) -> Arrays:
 def pieces(bench: Workbench) -> list[Piece]:
     """Each cell of the grid."""
     return bench.pieces(bench.cells, _measure)
+
+
+def passes(bench: Workbench) -> list[Passes]:
+    """Through what an image goes."""
+    c = bench.configuration
+    sizes = len(c.seeds) * len(c.eps) + len({factor * c.eps[0] for factor in c.eps_factors} - {*c.eps})
+    jacobian = c.draws if bench.large else HUTCHINSON_DRAWS + bench.images[0].size
+    return [Passes(cell.t_star, len(c.seeds) + sizes * (1 + c.draws), jacobian) for cell in bench.cells]
 
 
 def run(bench: Workbench) -> list[Measurement]:

@@ -23,7 +23,7 @@ from ..compression.records import Arrays, Measurement
 from .configuration import Configuration
 from .progress import bar
 from .workbench import BARE, Cell, Workbench, each
-from .workers import Piece
+from .workers import Passes, Piece
 
 TOGETHER = 16
 """Images in one compiled call; more would wait longer for the few that stay unbroken."""
@@ -65,6 +65,16 @@ def pieces(bench: Workbench) -> list[Piece]:
     return bench.pieces([BARE, *bench.cells], _measure)
 
 
+def passes(bench: Workbench) -> list[Passes]:
+    """Through what an image goes that no attack breaks."""
+    found = []
+    for cell in [BARE, *bench.cells]:
+        for eps, attack in _attacks(bench, cell):
+            settings = protocols(bench.configuration)[attack][0](eps)
+            found.append(Passes(cell.t_star, settings.restarts + 2, settings.restarts * settings.steps))
+    return found
+
+
 def run(bench: Workbench) -> list[Measurement]:
     """Attack every cell of the grid, and the bare classifier."""
     cells = each("robust accuracy", [BARE, *bench.cells])
@@ -72,11 +82,17 @@ def run(bench: Workbench) -> list[Measurement]:
 
 
 def _measure(bench: Workbench, cell: Cell) -> Iterator[Measurement]:
+    for eps, attack in _attacks(bench, cell):
+        yield from _protocol(bench, cell, eps, attack)
+
+
+def _attacks(bench: Workbench, cell: Cell) -> Iterator[tuple[float, str]]:
+    """Budgets and attacks of a cell."""
     checked = bench.cells[len(bench.configuration.t_stars) // 2]
     for eps in bench.configuration.eps:
         hardest = cell in (BARE, checked) and eps == max(bench.configuration.eps)
         for attack in ("paper", "converged", *(["stronger"] if hardest else [])):
-            yield from _protocol(bench, cell, eps, attack)
+            yield eps, attack
 
 
 def _protocol(bench: Workbench, cell: Cell, eps: float, attack: str) -> Iterator[Measurement]:

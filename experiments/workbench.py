@@ -44,6 +44,9 @@ class Cell(NamedTuple):
         return {"sampler": self.sampler, "t_star": self.t_star}
 
 
+LARGE = 1024
+"""Pixels from which an image is large."""
+
 BARE = Cell("none", 0)
 
 
@@ -74,6 +77,11 @@ class Workbench:
         self.folder = Folder(configuration.out, determinants)
         taken = {"dataset": self.dataset.name, "split": "test", "indices": self.indices.tolist()}
         write_atomic(self.folder.path / "images.json", json.dumps(taken).encode())
+
+    @property
+    def large(self) -> bool:
+        """Whether images are so large that a run takes hours on a CPU, and Jacobians are too large to hold."""
+        return self.images[0].size > LARGE
 
     @property
     def cells(self) -> list[Cell]:

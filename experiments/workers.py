@@ -7,6 +7,7 @@ fast. One thread each also makes results independent of the number of cores and 
 import multiprocessing
 import os
 import threading
+import time
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Sequence
@@ -30,6 +31,14 @@ class Piece(NamedTuple):
     program: Hashable
     cost: float
     compute: Callable[[], Any]
+
+
+class Passes(NamedTuple):
+    """How often one image goes through "classifier after purifier" at t*, at most: alone, and with a gradient."""
+
+    t_star: int
+    forward: float
+    gradient: float
 
 
 def groups(pieces: Sequence[Piece], workers: int) -> list[list[int]]:
@@ -59,12 +68,14 @@ class Workers:
             self.executor = ProcessPoolExecutor(count, context, _begin, (configuration, self.bars))
 
     def compute(self, experiment: str, pieces: Sequence[Piece]) -> None:
-        """Compute all pieces of an experiment; raises what the first failing one raised."""
+        """Compute all pieces of an experiment and say how it gets on; raises what the first failing one raised."""
         if self.executor is None or not pieces:
             return
+        whole, done, start = sum(piece.cost for piece in pieces), 0.0, time.monotonic()
         with progress.collected(self.bars), progress.bar(experiment) as show:
-            futures = [self.executor.submit(_compute, experiment, group) for group in groups(pieces, self.count)]
-            for done, future in enumerate(as_completed(futures), 1):
+            futures = {self.executor.submit(_compute, experiment, group): sum(pieces[n].cost for n in group)
+                       for group in groups(pieces, self.count)}
+            for future in as_completed(futures):
                 try:
                     future.result()
                 except BrokenProcessPool as error:
@@ -72,7 +83,9 @@ class Workers:
                         "a worker process ended before its work, perhaps for want of memory; run the same command "
                         f"again, finished shards are kept, with --workers {max(1, self.count // 2)}"
                     ) from error
-                show(done / len(futures))
+                done += futures[future]
+                show(done / whole)
+                progress.say(experiment, done / whole, time.monotonic() - start)
 
     def stop(self) -> None:
         """End all processes now; what they were computing is lost, finished shards are kept."""

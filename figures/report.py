@@ -9,7 +9,7 @@ import jinja2
 from matplotlib.figure import Figure
 
 from ..compression.records import Measurement, read_costs, read_manifest, read_records, write_atomic
-from . import paper, style
+from . import budgets, paper, style
 from .headline import QUESTION, headline
 from .table import PAPERS, budget
 
@@ -43,6 +43,7 @@ def write_report(folder: Path) -> Path:
         quick=configuration["images"] <= QUICK_IMAGES,
         configuration=dict(_flat(configuration)),
         budgets=", ".join(map(budget, configuration["eps"])),
+        uninformative=budgets.notes(records),
         sections=sections,
         missing=[name for name, found in by_experiment.items() if not found],
         costs=read_costs(folder),

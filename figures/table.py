@@ -50,10 +50,9 @@ def budget(eps: float) -> str:
     >>> budget(8 / 255), budget(0.5 / 255), budget(0.1), budget(0.05)
     ('8/255', '0.5/255', '0.1', '0.05')
     """
-    levels = 255 * eps
     short = abs(eps - round(eps, 3)) < 1e-9
-    whole = abs(levels - round(16 * levels) / 16) < 1e-5  # room for the quarters of a budget, in float32
-    return f"{levels:.6g}/255" if whole and not short else f"{eps:g}"
+    levels = round(16 * 255 * eps) / 16  # a half or a quarter of a budget too
+    return f"{levels:g}/255" if abs(255 * eps - levels) < 1e-4 and not short else f"{eps:g}"
 
 
 class Unit(NamedTuple):

@@ -1,7 +1,7 @@
 """Tables of networks, minimum perturbations and robust accuracy (Table 2), with the paper's numbers."""
 
 from ..compression.records import Measurement
-from . import paper
+from . import budgets, paper
 from .selection import distinct, find, get, select
 from .table import (
     NONE, PAPER, Row, Table, budget, cell_columns, cell_name, cells, errors_over, number, reported, unit_of,
@@ -28,11 +28,11 @@ def training(run: Run) -> list[Table]:
 def minimum_perturbation(run: Run) -> list[Table]:
     """Survival and fitted distribution at clean images and anchors."""
     records = run["minimum_perturbation"]
-    budgets, shown = distinct(select(records, "survival"), "eps"), unit_of(records)
+    tried, shown = distinct(select(records, "survival"), "eps"), unit_of(records)
     digits = 2 if shown.factor > 1 else 4
 
     def row(at: dict) -> Row:
-        survival = {f"survive eps {budget(e)} (%)": number(find(records, "survival", **at, eps=e)) for e in budgets}
+        survival = {f"survive eps {budget(e)} (%)": number(find(records, "survival", **at, eps=e)) for e in tried}
         return {
             "at": "clean images" if at["t_star"] == 0 else f"anchors of {cell_name(at)}",
             "clean accuracy (%)": number(find(records, "clean_accuracy", **at)),
@@ -44,7 +44,8 @@ def minimum_perturbation(run: Run) -> list[Table]:
         }
 
     rows = [row(m.at) for m in select(records, "clean_accuracy")]
-    return [Table("Minimum perturbations of the bare classifier (l_inf)", rows, errors_over(records))]
+    title = "Minimum perturbations of the bare classifier (l_inf)"
+    return [Table(title, rows, errors_over(records)), *budgets.suggested(records)]
 
 
 def robust_accuracy(run: Run) -> list[Table]:

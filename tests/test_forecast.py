@@ -1,0 +1,82 @@
+"""A run's forecast: passes of an image as the experiments make them, times what a pass takes."""
+
+import re
+from pathlib import Path
+
+import jax.numpy as jnp
+import pytest
+
+from purimetry.experiments import (
+    forecast, minimum_perturbation, prediction, preflight, progress, rates, robust_accuracy,
+)
+from purimetry.experiments.configuration import Configuration
+from purimetry.experiments.workbench import Workbench
+from purimetry.experiments.workers import Passes
+
+
+class Small(Workbench):
+    """Networks that compile in no time."""
+
+    _classifier = (lambda x: jnp.arange(10.0) * x.mean(), "c" * 64)
+    _denoiser = (lambda x, t: 0 * x, "d" * 64)
+
+
+@pytest.fixture
+def bench(tmp_path):
+    told = dict(images=5, samplers=("ddpm",), t_stars=(2, 4), eps=(0.1, 0.2), seeds=(0, 1), draws=3)
+    return Small(Configuration(out=tmp_path, attack_steps=7, attack_restarts=3, paper_steps=11, **told))
+
+
+def test_seconds_are_those_of_the_classifier_and_of_each_step():
+    speed = forecast.Speed((1.0, 10.0), (2.0, 20.0), t_star=1, n=4)
+    assert speed.seconds(Passes(3, 2, 5)) == 2 * (1 + 3 * 10) + 5 * (2 + 3 * 20)
+
+
+def test_passes_are_what_the_experiments_do(bench):
+    assert robust_accuracy.passes(bench)[2:4] == [Passes(0, 3, 11), Passes(0, 5, 21)]
+    gradients = {t: sum(p.gradient for p in robust_accuracy.passes(bench) if p.t_star == t) for t in (0, 2, 4)}
+    once = 2 * (11 + 3 * 7)
+    assert gradients == {0: once + 4 * 3 * 7, 2: once, 4: once + 4 * 3 * 7}  # two defences are checked at the largest
+    assert minimum_perturbation.passes(bench) == 3 * [Passes(0, 10 * 3, 10 * 3 * 7)]
+    assert prediction.passes(bench) == [Passes(t, 2, 10) for t in (2, 2, 4, 4)]
+    sizes = 2 * 2 + 3  # two budgets by two seeds, and 0.025, 0.05, 0.4
+    assert rates.passes(bench) == [Passes(t, 2 + sizes * (1 + 3), 16 + 64) for t in (2, 4)]
+    assert preflight.passes(bench) == [Passes(0, 300, 84), Passes(4, 300, 84), Passes(0, 0, 21)]
+
+
+def test_an_attack_takes_no_more_gradients_than_its_passes(bench):
+    found = robust_accuracy.attacked(bench, bench.cells[0], 0.1, "converged")
+    assert found["gradients"].max() <= 3 * 7
+
+
+def test_a_forecast_tells_its_parts_its_basis_and_what_it_lacks(bench, monkeypatch):
+    monkeypatch.setattr(forecast, "measure", lambda bench: forecast.Speed((0.5, 0.0), (0.0, 0.0), 2, 4))
+    forwards = sum(p.forward for p in prediction.passes(bench))
+    said = forecast.forecast(bench, ["prediction", "diagnosis"], processes=2)
+    assert f"at most {forwards * 8 * 0.5 / 2:.0f} s on 2 processes" in said  # 5 images are two shards of 4
+    assert "without compilation, diagnosis (" in said and "timed on 4 images at t* = 2" in said
+
+
+def test_what_has_records_is_not_forecast(bench):
+    bench.write("prediction", [])
+    assert forecast.forecast(bench, ["prediction"], 1) == "forecast: nothing that takes long is left"
+    assert forecast.forecast(bench, ["prediction", "diagnosis"], 1) == "no forecast of diagnosis"
+
+
+def test_one_shard_is_timed(bench):
+    speed = forecast.measure(bench)
+    assert (speed.t_star, speed.n) == (2, 5)
+    assert all(seconds >= 0 for seconds in (*speed.forward, *speed.gradient)) and speed.forward[0] > 0
+
+
+def test_progress_is_said_in_a_log_and_once_it_takes_long(monkeypatch, capsys):
+    monkeypatch.setattr(progress, "shown", lambda: False)
+    progress.say("rates", 0.25, 1800)
+    progress.say("rates", 0.25, 5)
+    assert capsys.readouterr().out == "rates: 25 % done in 30 min, about 1 h 30 min left\n"
+
+
+def test_every_long_experiment_of_the_main_run_says_its_passes():
+    folder = Path(forecast.__file__).parent
+    told = {path.stem for path in folder.glob("*.py") if re.search(r"^def passes", path.read_text(), re.M)}
+    assert told == {"rates", "minimum_perturbation", "preflight", "robust_accuracy", "prediction"}
