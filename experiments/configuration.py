@@ -28,7 +28,7 @@ CLASSIFIER, DENOISER = "classifier/weights.safetensors", "denoiser"
 """Where they are in it."""
 
 COLOUR = {
-    "images": 48, "t_stars": (1, 2, 5), "eps": (1 / 255, 2 / 255), "draws": 4, "attack_restarts": 3,
+    "images": 48, "t_stars": (1, 2, 5), "eps": (2 / 255,), "draws": 4, "attack_restarts": 3,
     "eps_max": 8 / 255,
 }
 IMAGENET = {
@@ -104,7 +104,7 @@ class Configuration:
     """Purification steps, of the respaced schedule (1 2 5 unless told, for digits 10 15 as well, for one's own
     images 10)."""
     eps: tuple[float, ...] | None = None
-    """Attack budgets, l_inf in pixel units, 0 to 1 (0.1 0.2 for digits, 1/255 2/255 for CIFAR, 4/255 for
+    """Attack budgets, l_inf in pixel units, 0 to 1 (0.1 0.2 for digits, 2/255 for CIFAR, 4/255 for
     one's own unless told)."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Base seeds of xi; attacks use the first, what is cheap uses all."""

@@ -6,8 +6,8 @@ Expect: one warning among 56 checks: at reverse-only, t* = 5, one of 32 images f
 
 Robustness claims of purification defences have been overturned because randomness was not fixed, gradients were
 masked, attacks did not converge, or budgets, times and normalisations were mixed up. `purimetry.preflight` looks for
-each of these, with the converged attack at the largest budget on the first 32 images. An error forbids to believe a
-number, a warning asks for a look; both are said when they are found, and are in the report.
+each of these, with the converged attack at the largest budget on the first 32 images (8 of large ones). An error
+forbids to believe a number, a warning asks for a look; both are said when they are found, and are in the report.
 """
 
 import json
@@ -25,20 +25,27 @@ from .robust_accuracy import converged
 from .workbench import BARE, Cell, Workbench, each
 from .workers import Passes, Piece
 
-CHECKED = 32
-"""Images that are checked, the first of the run's."""
+CHECKED, CHECKED_LARGE = 32, 8
+"""Images that are checked, the first of the run's, if they are small, and if they are large."""
 
 ATTACKS, QUERIES = 4, 300
 """Of an image by preflight: attacks through the purifier (three budgets, another xi), queries without gradients."""
 
 
+def count(bench: Workbench) -> int:
+    """How many images are checked."""
+    return min(CHECKED_LARGE if bench.large else CHECKED, len(bench.images))
+
+
 def checked(bench: Workbench, cell: Cell) -> Arrays:
     """What was found, as JSON, and the names of the checks that found nothing and that could not be made."""
 
+    n = count(bench)
+
     def compute() -> Arrays:
         with bar(f"preflight of {cell}") as show:
-            found = preflight(bench.classifier, bench.purifier(cell), bench.images[:CHECKED], bench.labels[:CHECKED],
-                              bench.keys()[:CHECKED], budget(bench), attack=converged(bench.configuration),
+            found = preflight(bench.classifier, bench.purifier(cell), bench.images[:n], bench.labels[:n],
+                              bench.keys()[:n], budget(bench), attack=converged(bench.configuration),
                               on_check=lambda name: show(0, name))
         flaws = [json.dumps({"check": f.check, "outcome": f.severity, "found": str(f)}) for f in found.found]
         return {"found": np.array(flaws, str), "passed": np.array(found.passed, str),
@@ -59,7 +66,7 @@ def pieces(bench: Workbench) -> list[Piece]:
 
 def passes(bench: Workbench) -> list[Passes]:
     """Through what an image goes, on average over those that are checked and those that are not."""
-    share, settings = min(1, CHECKED / len(bench.images)), converged(bench.configuration)(0.0)
+    share, settings = count(bench) / len(bench.images), converged(bench.configuration)(0.0)
     effort = settings.restarts * settings.steps
     through = [Passes(cell.t_star, QUERIES * share, ATTACKS * effort * share) for cell in defences(bench)]
     return [*through, *(len(through) - 1) * [Passes(0, 0, effort * share)]]
@@ -78,6 +85,5 @@ def _measure(bench: Workbench, cell: Cell) -> Iterator[Measurement]:
     for outcome in ("passed", "skipped"):
         outcomes += [{"check": str(name), "outcome": outcome, "found": ""} for name in arrays[outcome]]
     for outcome in outcomes:
-        count = float(outcome["outcome"] in ("error", "warning"))
-        n = min(CHECKED, len(bench.images))
-        yield bench.measurement("preflight", "flaws", count, None, n, "flaws", {**at, **outcome})
+        found = float(outcome["outcome"] in ("error", "warning"))
+        yield bench.measurement("preflight", "flaws", found, None, count(bench), "flaws", {**at, **outcome})
