@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from purimetry.compression.records import read_manifest, read_records
@@ -21,7 +22,7 @@ def showwarning(monkeypatch):
 def test_a_dry_run_has_images_of_several_classes_and_both_networks(tmp_path):
     bench = Workbench(dry_run.prepared(tmp_path))
     assert bench.images.shape == (6, 32, 32, 3) and len(set(bench.labels.tolist())) > 1
-    answers = [int(np.argmax(bench.classifier(image))) for image in bench.images[:2]]
+    answers = [int(np.argmax(bench.classifier(jnp.asarray(image)))) for image in bench.images[:2]]
     assert answers == bench.labels[:2].tolist()
     assert read_manifest(tmp_path / "run")["configuration"]["classifier"]["architecture"] == "bottleneck-resnet"
 
