@@ -107,7 +107,7 @@ class Configuration:
     clip: Path | None = None
     """Weights of CLIP (model.safetensors of openai/clip-vit-base-patch32)."""
     resnet20: Path | None = None
-    """Weights of the ResNet-20 of akamaster/pytorch_resnet_cifar10, CIFAR-10's classifier (a flat state dict)."""
+    """Weights of the ResNet-20 of akamaster/pytorch_resnet_cifar10, CIFAR-10's classifier (a state dict)."""
     denoiser: Path | None = None
     """Folder of CIFAR's noise predictor in diffusers' format, as google/ddpm-cifar10-32 (a small one is trained)."""
     training: Training = field(default_factory=Training)
