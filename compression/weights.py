@@ -19,6 +19,13 @@ DIFFUSERS = "diffusion_pytorch_model.safetensors"
 """The file of weights in a folder in diffusers' format."""
 
 
+NESTED = ("state_dict", "model_state_dict", "model", "net", "ema")
+"""Under what a training checkpoint holds its network's state dict."""
+
+PARALLEL = "module."
+"""What `DataParallel` puts before every name."""
+
+
 def save_tree(path: Path, tree: Any) -> str:
     """Write the leaves of a pytree, in order, atomically and with their SHA-256; return it."""
     leaves = {f"{i:04d}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(tree))}
@@ -53,6 +60,9 @@ def load_published(path: Path | str) -> dict[str, np.ndarray]:
     path: a `.safetensors` file, or a state dict of PyTorch (`.pth`, `.pt`, `.bin`). The latter needs torch, whose
         weights-only reader builds tensors and nothing else, so no code of the file is run.
 
+    A training checkpoint may hold the state dict under one of NESTED; the rest of it (epoch, optimiser) is not used.
+    The prefix of a model that was saved in parallel, `module.`, is dropped where all names have it.
+
     Raises RecordError if the file is damaged or holds anything but named tensors, ImportError without torch.
     """
     path = Path(path)
@@ -68,8 +78,16 @@ def load_published(path: Path | str) -> dict[str, np.ndarray]:
         arrays = _load_torch(path)
     else:
         raise RecordError(f"expected a file .safetensors, .pth, .pt or .bin, got {path}; convert it to safetensors")
+    arrays = _unwrapped(arrays)
     floating = lambda array: jax.numpy.issubdtype(array.dtype, np.floating)
     return {name: array.astype(np.float32) if floating(array) else array for name, array in arrays.items()}
+
+
+def _unwrapped(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Without the prefix of `DataParallel`."""
+    if not arrays or not all(name.startswith(PARALLEL) for name in arrays):
+        return arrays
+    return {name.removeprefix(PARALLEL): array for name, array in arrays.items()}
 
 
 def _load_torch(path: Path) -> dict[str, np.ndarray]:
@@ -86,8 +104,13 @@ def _load_torch(path: Path) -> dict[str, np.ndarray]:
         raise RecordError(
             f"{path} is damaged or holds more than tensors, which is never run; download it again, or use .safetensors"
         ) from error
+    if isinstance(tensors, dict) and (nested := [name for name in NESTED if isinstance(tensors.get(name), dict)]):
+        if len(nested) > 1:
+            raise RecordError(f"{path} holds several state dicts, {', '.join(nested)}; save the one that is meant")
+        tensors = tensors[nested[0]]
     if not isinstance(tensors, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
-        raise RecordError(f"{path} is not a flat dictionary of tensors; save the model's state_dict() itself")
+        raise RecordError(f"{path} is not a flat dictionary of tensors, nor has it one under {', '.join(NESTED)}; save "
+                          "the model's state_dict() itself")
     return {name: (found.float() if found.is_floating_point() else found).numpy() for name, found in tensors.items()}
 
 

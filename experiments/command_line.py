@@ -31,6 +31,7 @@ EXPERIMENTS = {
     "distribution": "distances to the clean set in feature spaces, do they order purifiers? (Fig. S5, Tables S10, S11)",
     "hypotheses": "the paper's claims with a verdict each: attraction, alignment, the rate's law, classifier",
     "rates_timesteps": "clean accuracy, rate and robust accuracy over the whole diffusion time (Fig. S6)",
+    "rates_causes": "what respacing and the reverse variance contribute to the difference from Table 2's rates",
     "gaussian_field": "compression in a Gaussian's score field, exactly and to first order (Fig. 4a, b, Table S1)",
     "diffusion_steps": "compression of each step of the diffusion model, on and off the manifold (Fig. 4c, d)",
     "manifold": "what the purifier leaves on and off the data manifold, and where adversarial directions lie",

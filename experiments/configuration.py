@@ -133,14 +133,14 @@ class Configuration:
     clip: Path | None = None
     """Weights of CLIP (model.safetensors of openai/clip-vit-base-patch32)."""
     resnet20: Path | None = None
-    """Weights of the ResNet-20 of akamaster/pytorch_resnet_cifar10 (a flat state dict): CIFAR-10's --classifier."""
+    """Weights of the ResNet-20 of akamaster/pytorch_resnet_cifar10 (a state dict): CIFAR-10's --classifier."""
     classifier: str | None = None
     """Classifier from a file instead of one trained here (of CIFAR-10, instead of the one that comes with Purimetry),
     ARCHITECTURE:FILE: airbench, resnet18, resnet20, resnet56 or wide-resnet of CIFAR, resnet50 or bottleneck-resnet of
-    ImageNet (a flat state dict)."""
+    ImageNet (a state dict)."""
     denoiser: str | None = None
     """Noise predictor from files, as the classifier: diffusers:FOLDER (or FOLDER alone) of a UNet2DModel, as
-    google/ddpm-cifar10-32, or guided:FILE of guided diffusion's UNet (a flat state dict)."""
+    google/ddpm-cifar10-32, or guided:FILE of guided diffusion's UNet (a state dict)."""
     note: str = ""
     """What the report says at its top about this run, for example that it is a dry run; kept in the records."""
     training: Training = field(default_factory=Training)

@@ -46,6 +46,7 @@ FEWER = {
     "attack_peers": {
         "ATTACKS": {"square": "square"}, "standard_attacks": last_attack, "DEFENCES": (attack_peers.PURIFIED,),
     },
+    "rates_causes": {"TIMES": (10,), "SCHEDULES": (100, 200)},
     "preflight": {"defences": lambda bench: [BARE]},
     "protocols": {"PROTOCOLS": (fixed(), fresh(2)), "gradients": lambda bench, cell: {**FULL, **BPDA}},
 }

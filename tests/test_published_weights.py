@@ -263,8 +263,29 @@ class Harmful:
         return open, ("harm", "w")
 
 
+def test_the_prefix_of_parallel_training_is_dropped_where_all_names_have_it(tmp_path):
+    save_file({"module.conv.weight": np.ones(2, np.float32)}, tmp_path / "all.safetensors")
+    save_file({"module.a": np.ones(2, np.float32), "b": np.ones(2, np.float32)}, tmp_path / "some.safetensors")
+    assert list(weights.load_published(tmp_path / "all.safetensors")) == ["conv.weight"]
+    assert set(weights.load_published(tmp_path / "some.safetensors")) == {"module.a", "b"}
+
+
+@pytest.mark.peer
+@pytest.mark.parametrize("name", weights.NESTED)
+def test_training_checkpoints_hold_the_state_dict_under_a_known_name(name, tmp_path):
+    torch = pytest.importorskip("torch")
+    flat = {"module.conv1.weight": torch.arange(3, dtype=torch.float16), "module.count": torch.tensor(7)}
+    torch.save({name: flat, "epoch": 200, "optimizer": {"lr": 0.1}}, tmp_path / "w.pth")
+    found = weights.load_published(tmp_path / "w.pth")
+    assert {key: (array.dtype.name, array.tolist()) for key, array in found.items()} == {
+        "conv1.weight": ("float32", [0.0, 1.0, 2.0]), "count": ("int64", 7)}
+
+
 @pytest.mark.peer
 @pytest.mark.parametrize("content, message", [
+    ({"weights": {"a": 1}}, "not a flat dictionary of tensors, nor has it one under state_dict, "),
+    ({"state_dict": {"model": {}}}, "not a flat dictionary"),  # one level
+    ({"model": {}, "ema": {}}, "holds several state dicts, model, ema; save the one that is meant"),
     ({"a": Harmful()}, "holds more than tensors"), ({"a": {"b": 1}}, "not a flat dictionary"), ([1], "not a flat dict"),
     (None, "damaged"),
 ])
