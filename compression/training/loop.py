@@ -96,9 +96,10 @@ def _optimiser(recipe: Recipe) -> optax.GradientTransformation:
 def _step(graph, loss, recipe, images, labels, seed, state):
     key_batch, key_loss = jax.random.split(jax.random.fold_in(jax.random.key(seed), state.step))
     chosen = jax.random.randint(key_batch, (recipe.batch,), 0, len(images))
-    batch, keys = _pixels(images[chosen]), jax.random.split(key_loss, recipe.batch)
+    keys = jax.random.split(key_loss, recipe.batch)
 
     def mean_loss(weights):
+        batch = _pixels(images[chosen])
         return jnp.mean(jax.vmap(partial(loss, Network(graph, weights)))(batch, labels[chosen], keys))
 
     value, gradient = jax.value_and_grad(mean_loss)(state.weights)
