@@ -140,7 +140,6 @@ def variational(
 
 
 def _trained_autoencoder(name, build, determinants, bottleneck, seed, dataset, cache):
-    """`steps` and `batch` are in the recipe too."""
     versions = name, autoencoders.VERSION, autoencoder_losses.VERSION
     loss = autoencoder_losses.reconstruction
     if bottleneck.pixel_noise:

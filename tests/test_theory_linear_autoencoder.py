@@ -10,7 +10,7 @@ from flax import nnx
 from scipy.optimize import minimize
 
 import purimetry as pm
-from purimetry.compression.networks.autoencoder import Posterior
+from purimetry.compression.networks.autoencoder import PACE, Posterior
 from purimetry.compression.training import autoencoders, loop
 from purimetry.theory.gaussian import gaussian
 from purimetry.theory.linear_autoencoder import learned_sigma, learned_sigmas, noisy, pca
@@ -106,10 +106,14 @@ class Linear(nnx.Module):
 
     def __init__(self, k, sigma, rngs):
         self.down, self.up = nnx.Linear(6, k, rngs=rngs), nnx.Linear(k, 6, rngs=rngs)
-        self.log_sigma = nnx.Param(jnp.log(jnp.float32(sigma)))
+        self.log_sigma = nnx.Param(jnp.log(jnp.float32(sigma)) / PACE)
+
+    @property
+    def sigma(self):
+        return jnp.exp(PACE * self.log_sigma[...])
 
     def encode(self, x):
-        return Posterior(self.down(2 * x.reshape(-1) - 1).reshape(1, 1, -1), jnp.exp(self.log_sigma[...]))
+        return Posterior(self.down(2 * x.reshape(-1) - 1).reshape(1, 1, -1), self.sigma)
 
     def decode(self, z):
         return (self.up(z.reshape(-1)).reshape(SHAPE) + 1) / 2
@@ -131,7 +135,7 @@ def test_training_reaches_the_closed_forms_sigma_from_five_starts():
     loss, closed = autoencoders.distortion_rate(S), noisy(SEEN, K, S)
     for seed, start in enumerate((0.05, 0.2, 0.5, 1.0, 2.0)):
         module = fit(loss, start, seed)
-        np.testing.assert_allclose(jnp.exp(module.log_sigma[...]), closed.sigma[0], rtol=0.03)
+        np.testing.assert_allclose(module.sigma, closed.sigma[0], rtol=0.03)
     matrix = np.asarray(module.down.kernel[...] @ module.up.kernel[...])
     np.testing.assert_allclose(matrix, closed.purification.matrix, atol=0.03)
 
@@ -141,7 +145,7 @@ def test_reconstruction_alone_drives_sigma_to_zero():
     noise = []
     for steps in (100, 400):
         module = fit(autoencoders.reconstruction, 0.5, 0, steps)
-        noise.append(float(jnp.exp(module.log_sigma[...]) / jax.vmap(lambda x: module.encode(x).mean)(IMAGES).std()))
+        noise.append(float(module.sigma / jax.vmap(lambda x: module.encode(x).mean)(IMAGES).std()))
     assert noise[1] < 0.2 * noise[0] < 0.1
 
 

@@ -30,7 +30,7 @@ from .gaussian import AffineMap, Gaussian
 
 
 class LinearAutoencoder(NamedTuple):
-    """z_i = encoder_i v_i . (x - mu) + sigma_i xi_i and D(z) = mu + sum decoder_i z_i v_i, v_i the principal directions.
+    """z_i = encoder_i v_i . (x - mu) + sigma_i xi_i and D(z) = mu + sum decoder_i z_i v_i, v_i principal directions.
 
     encoder, decoder, sigma: [k], in order of falling variance.
     """

@@ -7,6 +7,7 @@ masks gradients is a question to measurements, not a property (against alp Sec. 
 from collections.abc import Callable
 
 import jax.numpy as jnp
+import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
@@ -16,7 +17,7 @@ from ..networks.autoencoder import Latent, Posterior, check_sigma
 from ..networks.pure import Network
 from ..types import Image, Key, Purifier
 
-Sigma = float | Float[Array, "*latent"]
+Sigma = float | int | Float[np.ndarray | Array, "*latent"]
 
 
 def autoencoder(
@@ -34,7 +35,7 @@ def autoencoder(
     (True, 0.1)
     """
     check_sigma(sigma)
-    return Partial(_purify, Partial(_shared, as_pytree(encode), jnp.asarray(sigma)), as_pytree(decode))
+    return _with_sigma(as_pytree(encode), as_pytree(decode), sigma)
 
 
 def alp(network: Network, sigma: Sigma | None = None) -> Purifier:
@@ -49,13 +50,11 @@ def alp(network: Network, sigma: Sigma | None = None) -> Purifier:
     (8, 8, 1)
     """
     module = network.module
-    if sigma is None:
-        if not hasattr(module, "sigma"):
-            raise TypeError(f"{type(module).__name__} has no sigma of its own; give one, or purify by `vae`")
-        sigma = module.sigma
-    else:
+    if sigma is not None:
         check_sigma(sigma, module.decoder.grow[0].in_features)
-    return autoencoder(Partial(_mean, network), Partial(_decode, network), sigma)
+    elif not hasattr(module, "sigma"):
+        raise TypeError(f"{type(module).__name__} has no sigma of its own; give one, or purify by `vae`")
+    return _with_sigma(Partial(_mean, network), Partial(_decode, network), module.sigma if sigma is None else sigma)
 
 
 def reformer(network: Network) -> Purifier:
@@ -72,6 +71,10 @@ def vae(network: Network) -> Purifier:
     network: of a trained `networks.autoencoder.Variational`, or anything whose `encode` gives a `Posterior`.
     """
     return Partial(_purify, Partial(_encode, network), Partial(_decode, network))
+
+
+def _with_sigma(encode, decode, sigma) -> Purifier:
+    return Partial(_purify, Partial(_shared, encode, jnp.asarray(sigma, jnp.float32)), decode)
 
 
 def _purify(encode: Callable[[Image], Posterior], decode, x: Image, key: Key) -> Image:
