@@ -25,6 +25,7 @@ _HOME = {
     "compression.data.digits": ("digits",),
     "compression.data.download": ("download",),
     "compression.data.image_folder": ("image_folder",),
+    "compression.detectors": ("MagNet", "reconstruction_errors", "rejection_threshold"),
     "compression.distances": (
         "cosine_distance", "frechet_distance", "frechet_distance_extrapolated", "jackknife", "jackknife_error",
         "kernel_distance", "l2_distance", "linf_distance", "psnr", "ssim",
@@ -46,6 +47,7 @@ _HOME = {
     "compression.manifold": (
         "denoiser_tangent", "inside", "isotropic", "local_pca", "outside", "principal_cosines", "share",
     ),
+    "compression.networks.autoencoder": ("Autoencoder", "Variational"),
     "compression.networks.convnet": ("ConvNet",),
     "compression.networks.guided_unet": ("guided_unet",),
     "compression.networks.pure": ("Network", "pure"),
@@ -58,6 +60,7 @@ _HOME = {
         "BPDA", "FULL", "Protocol", "Row", "evaluate", "expectation", "fixed", "fresh", "strongest", "transferred",
         "vote", "while_optimising",
     ),
+    "compression.purifiers.autoencoder": ("alp", "autoencoder", "reformer", "vae"),
     "compression.purifiers.diffusion": ("diffusion", "fewer_steps"),
     "compression.purifiers.flow": ("flow", "noise_of"),
     "compression.purifiers.identity": ("identity",),

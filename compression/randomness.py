@@ -14,9 +14,9 @@ from jaxtyping import Array, Float, Int, UInt32
 
 from .types import Key, Keys
 
-FORWARD, REVERSE, ATTACK, PROBE, REDRAW, JUDGE = range(6)
-"""Directions of a step key; after the first two, they keep attacks' starts, random probes, further configurations
-and those that attacks are judged by apart from the purifier's noise."""
+FORWARD, REVERSE, ATTACK, PROBE, REDRAW, JUDGE, LATENT = range(7)
+"""Directions of a step key; after the first two, they keep attacks' starts, random probes, further configurations,
+those that attacks are judged by, and the noise of a latent apart from a diffusion's noise."""
 
 PRIME_SEED, PRIME_IMAGE, PRIME_STEP = 83492791, 73856093, 19349663
 """p_s, p_i and p_t of compression_paper Table S6."""

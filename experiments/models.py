@@ -2,16 +2,19 @@
 
 import time
 import warnings
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import jax.numpy as jnp
 from flax import nnx
 
 from ..compression import schedules
-from ..compression.data.dataset import Dataset
+from ..compression.data.dataset import Bytes, Dataset
+from ..compression.networks import autoencoder as autoencoders
 from ..compression.networks import convnet, unet
 from ..compression.networks.pure import Network, pure
 from ..compression.records import RecordError
+from ..compression.training import autoencoders as autoencoder_losses
 from ..compression.training import losses, loop, robust
 from ..compression.weights import fingerprint, load_tree, save_tree
 from .configuration import Training, default_cache
@@ -19,6 +22,30 @@ from .progress import bar
 
 CHECKPOINT = 250
 """Steps between saved training states."""
+
+
+@dataclass(frozen=True)
+class Bottleneck:
+    """What determines a trained autoencoder beside the data and the seed. The defaults are the digits' ALP.
+
+    latent, sigma, learned, channels, blocks: of `networks.autoencoder`; a `Variational` has no sigma of its own.
+    pixel_noise: of `training.autoencoders.distortion_rate`, in pixel units; 0 is reconstruction alone.
+    steps, batch: of the training.
+    """
+
+    latent: int = 64
+    sigma: float | tuple[float, ...] = 0.5
+    learned: bool = True
+    channels: tuple[int, ...] = (16, 32, 64)
+    blocks: int = 1
+    pixel_noise: float = 0.05
+    steps: int = 1000
+    batch: int = 64
+
+    def __post_init__(self):
+        if self.pixel_noise and np.min(self.sigma) <= 0:
+            raise ValueError(f"without noise (sigma = {self.sigma}) the rate is infinite: pixel_noise weighs it by "
+                             f"{self.pixel_noise}; set it to 0, for reconstruction alone")
 
 
 def trained(
@@ -79,6 +106,45 @@ def velocity(training: Training, dataset: Dataset, cache: Path) -> tuple[Network
     return _trained("velocity", build, determinants, losses.flow_matching, recipe, training.seed, dataset, cache)
 
 
+def autoencoder(
+    training: Training, dataset: Dataset, cache: Path, bottleneck: Bottleneck = Bottleneck()
+) -> tuple[Network, str]:
+    """The trained `networks.autoencoder.Autoencoder` and its weights' SHA-256; `training` only gives the seed."""
+
+    def build() -> nnx.Module:
+        rngs = nnx.Rngs(training.seed)
+        return autoencoders.Autoencoder(
+            dataset.shape, bottleneck.latent, bottleneck.sigma, bottleneck.learned, bottleneck.channels,
+            bottleneck.blocks, rngs=rngs,
+        )
+
+    return _trained_autoencoder("autoencoder", build, asdict(bottleneck), bottleneck, training.seed, dataset, cache)
+
+
+def variational(
+    training: Training, dataset: Dataset, cache: Path, bottleneck: Bottleneck = Bottleneck()
+) -> tuple[Network, str]:
+    """The trained `networks.autoencoder.Variational` and its weights' SHA-256; sigma and `learned` have no say."""
+
+    def build() -> nnx.Module:
+        rngs = nnx.Rngs(training.seed)
+        return autoencoders.Variational(
+            dataset.shape, bottleneck.latent, bottleneck.channels, bottleneck.blocks, rngs=rngs
+        )
+
+    own = {name: value for name, value in asdict(bottleneck).items() if name not in ("sigma", "learned")}
+    return _trained_autoencoder("variational", build, own, bottleneck, training.seed, dataset, cache)
+
+
+def _trained_autoencoder(name, build, determinants, bottleneck, seed, dataset, cache):
+    versions = name, autoencoders.VERSION, autoencoder_losses.VERSION
+    loss = autoencoder_losses.reconstruction
+    if bottleneck.pixel_noise:
+        loss = autoencoder_losses.distortion_rate(bottleneck.pixel_noise)
+    recipe = loop.Recipe(steps=bottleneck.steps, batch=bottleneck.batch)
+    return _trained(name, build, (*versions, determinants), loss, recipe, seed, dataset, cache)
+
+
 def _trained(name, build, determinants, loss, recipe, seed, dataset, cache) -> tuple[Network, str]:
     mark = fingerprint(determinants, recipe.__dict__, losses.VERSION, seed, dataset.fingerprint)
     finished, unfinished = (Path(cache) / f"{name}-{mark}{end}.safetensors" for end in ("", "-training"))
@@ -98,11 +164,16 @@ def _trained(name, build, determinants, loss, recipe, seed, dataset, cache) -> t
             rate = (step - first) / (time.perf_counter() - began)
             show(step / recipe.steps, f"loss {value:.4f}  {rate:.0f} steps/s")
 
-        images, labels = jnp.asarray(dataset.train_images), jnp.asarray(dataset.train_labels)
+        images, labels = jnp.asarray(_stored(dataset.train_images)), jnp.asarray(dataset.train_labels)
         network = loop.fit(network, loss, images, labels, recipe, seed, state and state[0], on_step)
     sha = save_tree(finished, network.state)
     unfinished.unlink(missing_ok=True)
     return network, sha
+
+
+def _stored(images):
+    """Bytes as they are, a quarter of their pixels' memory: `loop.fit` makes pixels of a batch at a time."""
+    return images.identity if isinstance(images, Bytes) else images
 
 
 def _load(path: Path, like):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from purimetry.compression.networks.autoencoder import Autoencoder, Variational
 from purimetry.compression.networks.convnet import ConvNet
 from purimetry.compression.networks.convolution import (
     Convolution, convolve, convolve_strided, depth_to_space, space_to_depth, upsample,
@@ -153,9 +154,16 @@ def _convnet(shape, channels):
     return network, lambda network, x: network(x)
 
 
+def _sampled(build):
+    network = pure(build((4, 8, 2), latent=3, channels=(8,), rngs=nnx.Rngs(0)))
+    return network, lambda network, x: network.module.decode(sum(network.module.encode(x)))  # of mean and sigma
+
+
 ARCHITECTURES = {
     "unet": (*_unet((8, 16), 1), (4, 8, 2), (4, 8, 2)),
     "deeper unet": (*_unet((8,), 2), (4, 4, 2), (4, 4, 2)),
+    "autoencoder": (*_sampled(Autoencoder), (4, 8, 2), (4, 8, 2)),
+    "variational": (*_sampled(Variational), (4, 8, 2), (4, 8, 2)),
     "convnet": (*_convnet((4, 8, 2), (16,)), (4, 8, 2), (5,)),
 }
 

@@ -5,12 +5,14 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from purimetry.compression.networks.autoencoder import Autoencoder
 from purimetry.compression.networks.convolution import convolve
 from purimetry.compression.networks.normalisation import GroupNorm
 from purimetry.compression.networks.unet import Block
 
 pytestmark = pytest.mark.peer
 torch = pytest.importorskip("torch")
+torch_twins = pytest.importorskip("purimetry.experiments.torch_twins")
 F = torch.nn.functional
 
 X = jax.random.normal(jax.random.key(0), (6, 5, 8))
@@ -74,3 +76,31 @@ def test_unet_block_equals_torchs():
     skip = dense(block.skip, x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
     theirs = skip + convolved(block.conv_out, F.silu(grouped(block.norm_out, h)))
     np.testing.assert_allclose(jax.jit(block)(X, embedding), last(theirs), **FLOAT)
+
+
+def test_autoencoder_equals_torchs():
+    """Its latent and its reconstruction, by layers that torch has under other names."""
+    network = randomised(Autoencoder((8, 4, 3), 6, channels=(8, 12), rngs=nnx.Rngs(0)))
+    x = jax.random.uniform(jax.random.key(5), (8, 4, 3))
+
+    def blocks(x, level):
+        for block in level:
+            norm = block.norm
+            normed = F.group_norm(x, norm.groups, vector(norm.scale), vector(norm.bias), norm.epsilon)
+            x = x + convolution(F.silu(normed), block.conv.kernel[...], vector(block.conv.bias))
+        return x
+
+    encoder, decoder = network.encoder, network.decoder
+    z = convolution(2 * first(x) - 1, encoder.inward.kernel[...], vector(encoder.inward.bias))
+    for level, shrink in zip(encoder.levels, encoder.shrink, strict=True):
+        z = torch_twins.shrink(shrink)(blocks(z, level))
+    y = z
+    for grow, level in zip(decoder.grow, decoder.levels, strict=True):
+        y = blocks(torch_twins.grow(grow)(y), level)
+    norm = decoder.norm
+    y = F.silu(F.group_norm(y, norm.groups, vector(norm.scale), vector(norm.bias), norm.epsilon))
+    y = (convolution(y, decoder.outward.kernel[...], vector(decoder.outward.bias)) + 1) / 2
+    ours = jax.jit(lambda network, x: (network.encode(x).mean, network(x)))(network, x)
+    for found, theirs in zip(ours, (z, y), strict=True):
+        theirs = last(theirs)
+        np.testing.assert_allclose(found, theirs, rtol=0, atol=1e-5 * np.abs(theirs).max())  # float32, 5 layers

@@ -95,6 +95,17 @@ def test_a_loss_that_is_not_finite_stops_the_run(loss, value):
         fit(loss=loss)
 
 
+def test_bytes_train_as_the_pixels_that_they_are():
+    """Every level to the bit; the runs to float32, as their programs differ."""
+    levels = np.arange(256, dtype=np.uint8)
+    np.testing.assert_array_equal(jax.jit(loop._pixels)(jnp.asarray(levels)), levels / np.float32(255))
+    stored = np.random.default_rng(0).integers(0, 256, (20, 2, 2, 1), dtype=np.uint8)
+    runs = [loop.fit(NETWORK, regression, jnp.asarray(images), LABELS, RECIPE, 0)
+            for images in (stored, stored / np.float32(255))]
+    for one, other in zip(*map(jax.tree.leaves, runs), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
 def test_noise_prediction_is_zero_for_the_noise_and_one_for_nothing():
     """At a known image the noise is (x_t - sqrt(ab) (2x - 1)) / sqrt(1 - ab); predicting 0 leaves its variance, 1."""
     schedule = schedules.respaced(schedules.linear(100, 1e-2, 0.1), 50)  # its times are not its steps

@@ -24,7 +24,12 @@ class Network:
     state: nnx.State
 
     def __call__(self, *inputs):
-        return nnx.merge(self.graph, self.state)(*inputs)
+        return self.module(*inputs)
+
+    @property
+    def module(self) -> nnx.Module:
+        """The module put together again, for its other methods and its parts."""
+        return nnx.merge(self.graph, self.state)
 
     def with_state(self, state) -> "Network":
         """The same architecture with other weights."""

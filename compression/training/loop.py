@@ -11,8 +11,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, UInt8
 
 from ..networks.pure import Network
 from ..types import Image, Key, Label, Scalar
@@ -52,7 +53,7 @@ def start(network: Network, recipe: Recipe) -> TrainState:
 def fit(
     network: Network,
     loss: ImageLoss,
-    images: Float[Array, "n height width channel"],
+    images: Float[Array, "n height width channel"] | UInt8[Array, "n height width channel"],
     labels: Int[Array, "n"],
     recipe: Recipe,
     seed: int,
@@ -62,6 +63,7 @@ def fit(
     """Train `network` on a loss of one image and return it with its averaged weights.
 
     loss: (network, image, label, key) to a scalar; its mean over the batch is minimised.
+    images: in [0, 1], or bytes 0..255, of which only a batch at a time becomes pixels.
     state: where to resume; from the start if None. on_step: called after each step with (state, loss).
 
     Raises FloatingPointError when the loss stops being finite.
@@ -79,6 +81,11 @@ def fit(
     return network.with_state(state.average)
 
 
+def _pixels(images):
+    """Bytes as pixels in [0, 1], by a table: to the bit what NumPy makes of them, whatever the compiler does."""
+    return images if images.dtype != jnp.uint8 else jnp.asarray(np.arange(256) / np.float32(255), jnp.float32)[images]
+
+
 def _optimiser(recipe: Recipe) -> optax.GradientTransformation:
     warmup = max(1, int(recipe.warmup * recipe.steps))
     rate = optax.warmup_cosine_decay_schedule(0.0, recipe.learning_rate, warmup, max(recipe.steps, warmup + 1))
@@ -92,7 +99,8 @@ def _step(graph, loss, recipe, images, labels, seed, state):
     keys = jax.random.split(key_loss, recipe.batch)
 
     def mean_loss(weights):
-        return jnp.mean(jax.vmap(partial(loss, Network(graph, weights)))(images[chosen], labels[chosen], keys))
+        batch = _pixels(images[chosen])
+        return jnp.mean(jax.vmap(partial(loss, Network(graph, weights)))(batch, labels[chosen], keys))
 
     value, gradient = jax.value_and_grad(mean_loss)(state.weights)
     updates, optimiser = _optimiser(recipe).update(gradient, state.optimiser, state.weights)

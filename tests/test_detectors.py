@@ -1,0 +1,82 @@
+"""MagNet's detector: its threshold's false positives, and what an attack on detector and classifier sees."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import purimetry as pm
+from purimetry.compression.detectors import MagNet, reconstruction_errors, rejection_threshold
+from purimetry.compression.losses import cross_entropy, margins
+
+RANDOM = np.random.default_rng(0)
+IMAGES = jnp.asarray(RANDOM.uniform(size=(40, 2, 2, 1)), jnp.float32)
+KEYS = pm.configurations(0, np.arange(40))
+WEIGHTS = jnp.asarray(4 * RANDOM.normal(size=(4, 3)), jnp.float32)
+LABEL = jnp.int32(1)
+
+
+def classifier(x):
+    return (x.ravel() - 0.5) @ WEIGHTS
+
+
+def purifier(x, key):
+    return 0.5 * x + 0.25 + 0.05 * jax.random.normal(key, x.shape)
+
+
+@pytest.mark.parametrize("order", [1, 2])
+def test_errors_are_norms_of_what_the_purifier_changes(order):
+    found = reconstruction_errors(purifier, IMAGES, KEYS, order)
+    changed = np.stack([x - purifier(x, key) for x, key in zip(IMAGES, KEYS, strict=True)]).reshape(40, -1)
+    np.testing.assert_allclose(found, np.linalg.norm(changed, order, axis=1), rtol=1e-5)
+
+
+@pytest.mark.parametrize("rate", [0.01, 0.05, 0.29])
+def test_the_threshold_is_the_smallest_with_its_false_positives(rate):
+    errors = RANDOM.exponential(size=200)
+    threshold = rejection_threshold(errors, rate)
+    assert (errors > threshold).sum() == round(200 * rate)
+    below = errors[errors < threshold].max()
+    assert (errors > below).mean() > rate
+
+
+def test_an_attack_has_won_where_the_input_is_accepted_and_misclassified():
+    errors = reconstruction_errors(purifier, IMAGES, KEYS)
+    threshold = float(np.median(errors))
+    loss = MagNet(threshold)(classifier, purifier, LABEL)
+    won = np.array([loss(x, key).margin >= 0 for x, key in zip(IMAGES, KEYS, strict=True)])
+    wrong = np.array([margins(classifier(purifier(x, key)), LABEL).max() >= 0
+                      for x, key in zip(IMAGES, KEYS, strict=True)])
+    np.testing.assert_array_equal(won, wrong & (errors <= threshold))
+    assert 0 < won.sum() < wrong.sum() < 40
+
+
+def test_a_detector_that_accepts_all_leaves_the_defence_as_it_is():
+    """To the largest margin that its own bound of 1 lets pass."""
+    x, key = IMAGES[0], KEYS[0]
+    logits = classifier(purifier(x, key))
+    found = MagNet(1e9)(classifier, purifier, LABEL, cross_entropy)(x, key)
+    np.testing.assert_allclose(found.margins, jnp.minimum(margins(logits, LABEL), 1), atol=1e-5)
+    held = jnp.where(jnp.arange(3) == 1, logits, jnp.minimum(logits, logits[1] + 1))
+    np.testing.assert_allclose(found.ascent, cross_entropy(held, LABEL), atol=1e-5)
+
+
+def test_an_adaptive_attack_evades_it():
+    """Where an attack on the classifier alone is detected, one through this view is not."""
+    still = lambda x, key: jnp.clip(x, 0.3, 0.7)
+    images, labels = np.full((1, 2, 2, 1), 0.5, np.float32), np.array([0])
+    bright = lambda x: jnp.stack([0.25 + 0 * x.mean(), x.mean() - 0.4])  # wrong from a mean of 0.65
+    blind = pm.attack_images(pm.pgd, bright, still, images, labels, KEYS[:1], 0.5, confidence=np.inf)
+    aware = pm.attack_images(pm.pgd, bright, still, images, labels, KEYS[:1], 0.5, view=MagNet(0.1))
+    rejected = lambda found: reconstruction_errors(still, found.x, KEYS[:1])[0] > 0.1
+    assert blind.broken_at[0] > 0 and rejected(blind)
+    assert aware.broken_at[0] > 0 and not rejected(aware)
+
+
+def test_rates_and_thresholds_that_cannot_be_met_are_refused():
+    with pytest.raises(ValueError, match=r"needs at least 100 clean images, got 99; take more, or a larger rate"):
+        rejection_threshold(np.ones(99), 0.01)
+    with pytest.raises(ValueError, match=r"is in \(0, 1\), got 0"):
+        rejection_threshold(np.ones(99), 0.0)
+    with pytest.raises(ValueError, match="reconstruction error is > 0, got 0"):
+        MagNet(0.0)(classifier, purifier, LABEL)
