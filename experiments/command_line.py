@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from . import progress
+from . import hosts, progress
 from .configuration import Configuration, default_data, quick
 
 EXPERIMENTS = {
@@ -107,7 +107,7 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted; the same command resumes where it stopped", file=sys.stderr)
         return 130
-    except (ValueError, TypeError, FloatingPointError, OSError) as error:
+    except (ValueError, TypeError, FloatingPointError, OSError, MemoryError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
@@ -124,13 +124,11 @@ def _execute(command) -> None:
             print(obtain(command.name, command.data_dir))
         case Run():
             _run([command.name], command.configuration)
-            _report(command.configuration.out)
         case Reproduce():
             configuration = quick(command.configuration) if command.quick else command.configuration
             if command.quick:
                 print("quick tour: a small grid and little training; its numbers are only indicative")
             _run([name for name in EXPERIMENTS if command.all or name in MAIN], configuration)
-            _report(configuration.out)
         case Report():
             _report(command.folder)
         case Benchmarks():
@@ -145,19 +143,27 @@ def _run(names: list[str], configuration: Configuration) -> None:
     from .workers import reproducible, workers
 
     reproducible()
+    hosts.join(configuration)
     import jax
 
+    from ..compression.batches import calls_of_at_most
     from .workbench import Workbench
 
-    bench = Workbench(configuration)
-    with workers(configuration) as processes:
+    bench = hosts.first_opens(configuration.out, lambda: Workbench(configuration))
+    with workers(configuration) as processes, calls_of_at_most(configuration.batch):
         for number, name in enumerate(names, 1):
             print(f"[{number}/{len(names)}] {name}: {EXPERIMENTS[name]}", flush=True)
             experiment = import_module(f".{name}", __package__)
             processes.compute(name, experiment.pieces(bench))
-            experiment.run(bench)
-            bench.describe(name, experiment.__doc__)
+            hosts.wait(f"pieces of {name}")
+            if hosts.index() == 0:
+                experiment.run(bench)
+                bench.describe(name, experiment.__doc__)
             jax.clear_caches()  # the next experiment compiles its own programs; keeping them all takes gigabytes
+            hosts.wait(name)
+    if hosts.index() == 0:
+        _report(configuration.out)
+    hosts.wait("report")
 
 
 def _report(folder: Path) -> None:
