@@ -86,7 +86,17 @@ class Report:
 
 @dataclass(frozen=True)
 class Benchmarks:
-    """Time purification, gradient, rates and minimum perturbations, against PyTorch where it is installed."""
+    """Time purification, gradient, rates and minimum perturbations on digits, against PyTorch.
+
+    With --denoiser: purification and attack steps of that network on this device, and how long Table 2 takes.
+    """
+
+    denoiser: Path | None = None
+    """Folder of a noise predictor for 32x32 colour images in diffusers' format."""
+    images: int = 4
+    """Colour images in one call; 64 or more keep an accelerator busy."""
+    t_stars: tuple[int, ...] = (1, 2)
+    """Steps of 1000 that are timed; 10 50 on an accelerator."""
 
 
 Command = (
@@ -131,6 +141,10 @@ def _execute(command) -> None:
             _run([name for name in EXPERIMENTS if command.all or name in MAIN], configuration)
         case Report():
             _report(command.folder)
+        case Benchmarks() if command.denoiser is not None:
+            from . import throughput
+
+            throughput.main(command.denoiser, command.images, command.t_stars)
         case Benchmarks():
             try:
                 benchmarks = import_module(".benchmarks", __package__)

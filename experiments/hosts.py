@@ -65,8 +65,8 @@ def first_opens(folder: Path, opened: Callable[[], Any]) -> Any:
         deadline = time.monotonic() + SEEN
         while not (folder / "run.json").exists():
             if time.monotonic() > deadline:
-                raise OSError(f"host {index()} does not see the folder {folder} of the first; give --out and --cache on a "
-                              "file system that all hosts share")
+                raise OSError(f"host {index()} does not see the folder {folder} of the first; give --out and --cache "
+                              "on a file system that all hosts share")
             time.sleep(1)
         return opened()
     result = opened()

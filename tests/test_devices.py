@@ -1,4 +1,4 @@
-"""One program for one device or many: the same bits from both, and a clear word where a device's memory is too small."""
+"""One program for one device or many: the same bits from both, and a clear word where memory is too small."""
 
 import os
 import pickle
@@ -27,7 +27,8 @@ denoiser = stir(pm.pure(pm.UNet(1, (4, 8), rngs=nnx.Rngs(0))), 1)
 classifier = stir(pm.pure(pm.ConvNet((8, 8, 1), 10, (4, 8), rngs=nnx.Rngs(2))), 3)
 purifier = pm.diffusion(denoiser, pm.ddpm(pm.respaced(pm.linear(), 100), t_star=2))
 labels = np.asarray(jax.vmap(classifier)(images).argmax(1))
-rates = pm.over_images(partial(pm.expected_rates, draws=2), (purifier,), images, xi, np.full(n, 0.1, np.float32), size=2)
+eps = np.full(n, 0.1, np.float32)
+rates = pm.over_images(partial(pm.expected_rates, draws=2), (purifier,), images, xi, eps, size=2)
 attack = partial(pm.pgd, steps=5)
 attacked = pm.attack_images(attack, classifier, purifier, images, labels, xi, eps=0.1, size=2)
 with pm.calls_of_at_most(2):
@@ -86,7 +87,7 @@ def full_above(images: int, over_shard):
 
     def limited(function, shared, rows, mesh):
         if len(jax.tree.leaves(rows)[0]) > images:
-            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 5368709120 bytes.")
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 5368709120 bytes.")
         return over_shard(function, shared, rows, mesh)
 
     return limited
@@ -104,7 +105,8 @@ def test_out_of_memory_says_which_batch_size_fits(monkeypatch, holds, fits, reme
     assert (str(copy), copy.fits) == (str(caught.value), fits)
     if fits:
         with calls_of_at_most(fits):
-            np.testing.assert_array_equal(over_images(lambda x: 2 * x, (), jnp.arange(40.0), size=16), 2 * np.arange(40))
+            found = over_images(lambda x: 2 * x, (), jnp.arange(40.0), size=16)
+        np.testing.assert_array_equal(found, 2 * np.arange(40))
 
 
 def test_a_real_allocation_that_no_machine_holds_is_out_of_memory():
