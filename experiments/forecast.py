@@ -19,8 +19,8 @@ from .workbench import BARE, Cell, Workbench
 from .workers import Passes
 
 
-REPEATS = 2
-"""Timings of which the shorter one counts, as the machine may be doing something else."""
+REPEATS = 3
+"""Timings of which the shortest counts, as the machine may be doing something else."""
 
 
 class Speed(NamedTuple):
