@@ -132,3 +132,12 @@ def test_table_4_stands_beside_a_run_on_images_of_ones_own(tmp_path):
     run.configuration["dataset"] = "digits"
     titles = [t.title for t in tables({"prediction": list(run._prediction())})]
     assert any(title.startswith("Table 3: robust") for title in titles)
+
+
+def test_a_report_names_every_network(tmp_path):
+    from purimetry.figures.report import _provenance
+
+    (m, *_) = SyntheticRun(tmp_path / "out")._training()
+    assert _provenance([m])["denoiser SHA-256"] == "e" * 64 and "velocity SHA-256" not in _provenance([m])
+    m.run["weights_sha256"]["velocity"] = "f" * 64
+    assert _provenance([m])["velocity SHA-256"] == "f" * 64
