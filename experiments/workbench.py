@@ -112,6 +112,11 @@ class Workbench:
         return network if precision == "float32" else in_precision(network, precision)
 
     @property
+    def reads_networks(self) -> bool:
+        """Whether any network comes from a file."""
+        return bool(self._given)
+
+    @property
     def follows_flow(self) -> bool:
         """Whether any purifier of the grid follows a velocity."""
         return bool(set(OF_VELOCITY) & set(self.configuration.samplers))
