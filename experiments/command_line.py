@@ -160,11 +160,11 @@ def _run(names: list[str], configuration: Configuration) -> None:
     hosts.join(configuration)
     import jax
 
-    from ..compression.batches import calls_of_at_most
+    from ..compression.batches import calls_of
     from .workbench import Workbench
 
     bench = hosts.first_opens(configuration.out, lambda: Workbench(configuration))
-    with workers(configuration) as processes, calls_of_at_most(configuration.batch):
+    with workers(configuration) as processes, calls_of(configuration.batch):
         for number, name in enumerate(names, 1):
             print(f"[{number}/{len(names)}] {name}: {EXPERIMENTS[name]}", flush=True)
             experiment = import_module(f".{name}", __package__)
