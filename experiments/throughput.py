@@ -74,7 +74,7 @@ def main(folder: Path, images: int, t_stars: tuple[int, ...]) -> None:
         line = (f"{row['task']:13s}{row['library']:18s}{row['precision']:9s} t* {row['t_star']:3d}  "
                 f"{row['images'] / row['seconds']:9.2f} images/s")
         if "flops" in row:
-            line += (f"  {row['flops'] / 1e12:8.3f} TFLOP/s, {row['flops'] / row['matrix_rate']:4.0%} of its matrix "
+            line += (f"  {row['flops'] / 1e9:9,.0f} GFLOP/s, {row['flops'] / row['matrix_rate']:4.0%} of its matrix "
                      f"products  {row['bytes'] / 2**20:8.0f} MiB")
         if row["task"] == "attack step":
             line += f"  Table 2: {table_2_hours(row):8.2f} h"
@@ -145,7 +145,7 @@ def _peers(folder: Path, x: np.ndarray, readout: np.ndarray, t_star: int) -> Ite
     coefficients = {name: np.asarray(values).tolist() for name, values in steps.items() if name != "memory"}
     for precision in PRECISIONS if cuda else PRECISIONS[:1]:
         dtype = getattr(torch, precision)
-        network.to(dtype=dtype, memory_format=torch.channels_last)
+        torch.nn.Module.to(network, dtype=dtype, memory_format=torch.channels_last)  # diffusers' own would warn
         called = torch.compile(network) if cuda else network
         predict = lambda x, t: called(x.to(dtype), torch.tensor(t, device=device)).sample.float()
         again = lambda x, t: torch.utils.checkpoint.checkpoint(predict, x, t, use_reentrant=False)  # as ours does
