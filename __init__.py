@@ -17,7 +17,7 @@ _HOME = {
     "compression.attacks.search": ("attack_images", "judge_images"),
     "compression.attacks.square": ("l2", "linf", "square"),
     "compression.attacks.transfer": ("transfer",),
-    "compression.batches": ("NonFinite", "OutOfMemory", "calls_of_at_most", "over_images"),
+    "compression.batches": ("NonFinite", "OutOfMemory", "calls_of", "over_images"),
     "compression.checks": ("check_images", "check_labels", "check_budget", "check_classifier", "check_purifier"),
     "compression.data.arrays": ("npz",),
     "compression.data.cifar": ("cifar10", "cifar100"),

@@ -27,27 +27,28 @@ BYTES = 65_536
 """Memory for each of those numbers where the device says how much it has (accelerators do). A gradient through Ho et
 al.'s UNet holds 11 kB; a rate holds several draws."""
 
-_limit: ContextVar[int | None] = ContextVar("limit", default=None)
+_told: ContextVar[int | None] = ContextVar("told", default=None)
 
 
 @contextmanager
-def calls_of_at_most(images: int | None) -> Iterator[None]:
-    """Give a device no more images in one compiled call, whatever is measured within; None is no limit.
+def calls_of(images: int | None) -> Iterator[None]:
+    """Give a device so many images in one compiled call, whatever is measured within; None leaves it to `shard_size`.
 
-    For a network whose gradients would not fit the device's memory (`OutOfMemory` says what does). Results differ from
-    those of other sizes by rounding only: the compiler may order sums differently.
+    Fewer for a network whose gradients would not fit the device's memory (`OutOfMemory` says what does), more for a
+    device that they do not keep busy. A measurement's own `size` counts where it is smaller. Results differ from those
+    of other sizes by rounding only: the compiler may order sums differently.
 
-    >>> with calls_of_at_most(2):
+    >>> with calls_of(2):
     ...     over_images(lambda x: 2 * x, (), jnp.arange(3.0)).tolist()
     [0.0, 2.0, 4.0]
     """
     if images is not None and images < 1:
         raise ValueError(f"a compiled call takes at least 1 image, got {images}")
-    token = _limit.set(images)
+    token = _told.set(images)
     try:
         yield
     finally:
-        _limit.reset(token)
+        _told.reset(token)
 
 
 def over_images(
@@ -60,7 +61,7 @@ def over_images(
     shared: pytrees that are the same for all images (purifier, classifier); inputs of the program, not constants.
     rows: pytrees of arrays or keys with the images along the first axis, all of one length n >= 1.
     which: numbers of the rows to take, in order; all unless told.
-    size: rows that a device is given in one compiled call; as `shard_size` unless told.
+    size: rows that a device is given in one compiled call; as `calls_of` or `shard_size` say unless told.
 
     Raises NonFinite, a FloatingPointError, with the index of the first image whose result is not finite, and
     OutOfMemory, a MemoryError, with the size that fits the device.
@@ -74,8 +75,7 @@ def over_images(
     which = np.arange(*lengths) if which is None else np.asarray(which)
     shared = tuple(as_pytree(argument) if callable(argument) else argument for argument in shared)
     rows = jax.tree.map(_on_host, rows)
-    size = size or shard_size(rows)
-    size = min(size, _limit.get() or size)
+    size = min([told for told in (size, _told.get()) if told], default=shard_size(rows))
     mesh, together = _mesh(), size * len(jax.local_devices())
     if mesh is not None:
         shared = jax.device_put(shared, NamedSharding(mesh, PartitionSpec()))
@@ -154,7 +154,7 @@ class OutOfMemory(MemoryError):
         name, size, fits = self.args
         remedy = (
             f"{fits} fit{'s' if fits == 1 else ''}: run again with --batch {fits}, in a script "
-            f"`with pm.calls_of_at_most({fits})`" if fits else
+            f"`with pm.calls_of({fits})`" if fits else
             "not even one does; take a smaller network, --precision bfloat16, or a device with more memory"
         )
         device = jax.local_devices()[0].device_kind

@@ -208,12 +208,12 @@ def _run(names: list[str], configuration: Configuration, only_forecast: bool = F
     hosts.join(configuration)
     import jax
 
-    from ..compression.batches import calls_of_at_most
+    from ..compression.batches import calls_of
     from .forecast import forecast
     from .workbench import Unmet, Workbench
 
     bench = hosts.first_opens(configuration.out, lambda: Workbench(configuration))
-    with workers(configuration) as processes, calls_of_at_most(configuration.batch):
+    with workers(configuration) as processes, calls_of(configuration.batch):
         if (only_forecast or bench.large) and hosts.index() == 0:
             print(forecast(bench, names, processes.count * hosts.count()), flush=True)
         if only_forecast:

@@ -77,7 +77,8 @@ class Training:
 
 @dataclass(frozen=True)
 class Configuration:
-    """One run: data, grid, budgets and effort. All but folders, workers and files of weights determines the records."""
+    """One run: data, grid, budgets and effort. All but folders, processes, hosts, the batch and files of weights
+    determines the records."""
 
     out: Path = Path("out")
     """Folder of records, figures and the report; belongs to one configuration."""
@@ -93,7 +94,8 @@ class Configuration:
     host: int = 0
     """Number of this host, 0 to hosts - 1; the first joins what all have computed."""
     batch: int | None = None
-    """Images in one compiled call at most, on each device (64 or fewer, as its memory allows, unless told)."""
+    """Images in one compiled call, on each device, or fewer where an experiment takes fewer (64, or as many of a large
+    image as the device's memory holds, unless told)."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Arithmetic of the denoiser; the sampler around it and the classifier are float32 always."""
     dataset: str = "digits"

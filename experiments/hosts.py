@@ -26,14 +26,19 @@ SEEN = 90
 
 
 def join(configuration: Configuration) -> None:
-    """Make this process one of the run's hosts; before JAX is first used."""
+    """Make this process one of the run's hosts; before JAX is first used. OSError if it cannot be."""
     if configuration.coordinator is None:
         return
     import jax
 
     told = {"coordinator_address": configuration.coordinator, "num_processes": configuration.hosts,
             "process_id": configuration.host}
-    jax.distributed.initialize(**({} if configuration.coordinator == "auto" else told), shutdown_timeout_seconds=LEAVE)
+    try:
+        jax.distributed.initialize(**({} if configuration.coordinator == "auto" else told),
+                                   shutdown_timeout_seconds=LEAVE)
+    except (RuntimeError, ValueError) as error:
+        raise OSError(f"cannot join the run's hosts by --coordinator {configuration.coordinator} ({error}); give the "
+                      "first host's own address and a free port, with --hosts and --host") from error
 
 
 def index() -> int:

@@ -13,7 +13,7 @@ projected from the largest t* that is timed.
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -34,12 +34,11 @@ TOLERANCE = 1e-4
 """Between ours and PyTorch's predicted noise in float32."""
 
 
-def run(folder: Path, images: int, t_stars: tuple[int, ...]) -> list[dict]:
-    """Time everything: a row for each library, precision and t*."""
+def run(folder: Path, images: int, t_stars: tuple[int, ...]) -> Iterator[dict]:
+    """Time everything: a row for each library, precision, t* and task."""
     x = jax.random.uniform(jax.random.key(0), (images, *SHAPE))
     labels, keys = jnp.zeros(images, jnp.int32), randomness.configurations(0, np.arange(images))
     readout = jax.random.normal(jax.random.key(1), (np.prod(SHAPE), CLASSES))  # a classifier costs little beside it
-    rows = []
     for precision in PRECISIONS:
         network = in_precision(weights.ddpm_unet(folder), precision)
         evaluation = _flops(jax.vmap(network, (0, None)), x, jnp.float32(5)) / images
@@ -54,12 +53,12 @@ def run(folder: Path, images: int, t_stars: tuple[int, ...]) -> list[dict]:
                 compiled = function.lower(*inputs).compile()
                 seconds = _median(partial(compiled, *inputs))
                 memory = compiled.memory_analysis()
-                rows.append({
+                yield {
                     "library": "ours", "precision": precision, "task": task, "t_star": t_star, "images": images,
                     "seconds": seconds, "flops": flops * t_star * images / seconds, "matrix_rate": matrix_rate,
                     "bytes": memory.temp_size_in_bytes + memory.argument_size_in_bytes + memory.output_size_in_bytes,
-                })
-    return rows + _peers(folder, np.array(x), np.array(readout), max(t_stars))
+                }
+    yield from _peers(folder, np.array(x), np.array(readout), max(t_stars))
 
 
 def table_2_hours(row: dict) -> float:
@@ -75,7 +74,7 @@ def main(folder: Path, images: int, t_stars: tuple[int, ...]) -> None:
         line = (f"{row['task']:13s}{row['library']:18s}{row['precision']:9s} t* {row['t_star']:3d}  "
                 f"{row['images'] / row['seconds']:9.2f} images/s")
         if "flops" in row:
-            line += (f"  {row['flops'] / 1e12:8.3f} TFLOP/s, {row['flops'] / row['matrix_rate']:4.0%} of its matrix "
+            line += (f"  {row['flops'] / 1e9:9,.0f} GFLOP/s, {row['flops'] / row['matrix_rate']:4.0%} of its matrix "
                      f"products  {row['bytes'] / 2**20:8.0f} MiB")
         if row["task"] == "attack step":
             line += f"  Table 2: {table_2_hours(row):8.2f} h"
@@ -120,19 +119,19 @@ def _median(call: Callable) -> float:
     return statistics.median(seconds[1:])
 
 
-def _peers(folder: Path, x: np.ndarray, readout: np.ndarray, t_star: int) -> list[dict]:
-    """The same purification and attack step in PyTorch; empty where that or diffusers is not installed."""
+def _peers(folder: Path, x: np.ndarray, readout: np.ndarray, t_star: int) -> Iterator[dict]:
+    """The same purification and attack step in PyTorch; none where that or diffusers is not installed."""
     try:
         import torch
         from diffusers import UNet2DModel
 
         from . import torch_twins as twins
     except ModuleNotFoundError:
-        return []
+        return
     cuda = torch.cuda.is_available()
     device = "cuda" if cuda else "cpu"
     torch.set_float32_matmul_precision("high")  # as JAX does where it is not told otherwise
-    network = UNet2DModel.from_pretrained(folder).requires_grad_(False).to(device)
+    network = UNet2DModel.from_pretrained(folder, low_cpu_mem_usage=False).requires_grad_(False).to(device)
     images, readout = twins.tensor_images(x).to(device), torch.tensor(readout, device=device)
     labels = torch.zeros(len(images), dtype=torch.int64, device=device)
     with torch.no_grad():
@@ -144,10 +143,9 @@ def _peers(folder: Path, x: np.ndarray, readout: np.ndarray, t_star: int) -> lis
                              "times of different functions say nothing")
     steps = samplers.ddpm(schedules.linear(), t_star)._asdict()
     coefficients = {name: np.asarray(values).tolist() for name, values in steps.items() if name != "memory"}
-    rows = []
     for precision in PRECISIONS if cuda else PRECISIONS[:1]:
         dtype = getattr(torch, precision)
-        network.to(dtype=dtype, memory_format=torch.channels_last)
+        torch.nn.Module.to(network, dtype=dtype, memory_format=torch.channels_last)  # diffusers' own would warn
         called = torch.compile(network) if cuda else network
         predict = lambda x, t: called(x.to(dtype), torch.tensor(t, device=device)).sample.float()
         again = lambda x, t: torch.utils.checkpoint.checkpoint(predict, x, t, use_reentrant=False)  # as ours does
@@ -161,8 +159,6 @@ def _peers(folder: Path, x: np.ndarray, readout: np.ndarray, t_star: int) -> lis
             gradient, _ = twins.input_gradient(lambda x: twins.margin(logits(x), labels), images)
             return (images + EPS / 30 * gradient.sign()).clamp(0, 1).cpu()
 
-        tasks = {"purification": purification, "attack step": attack_step}
-        rows += [{"library": "PyTorch compiled" if cuda else "PyTorch", "precision": precision, "task": task,
-                  "t_star": t_star, "images": len(images), "seconds": _median(function)}
-                 for task, function in tasks.items()]
-    return rows
+        for task, function in (("purification", purification), ("attack step", attack_step)):
+            yield {"library": "PyTorch compiled" if cuda else "PyTorch", "precision": precision, "task": task,
+                   "t_star": t_star, "images": len(images), "seconds": _median(function)}

@@ -171,10 +171,10 @@ def _end_with_parent() -> None:
 def _compute(experiment: str, numbers: list[int]) -> None:
     import jax
 
-    from ..compression.batches import calls_of_at_most
+    from ..compression.batches import calls_of
 
     pieces = import_module(f".{experiment}", __package__).pieces(_bench)
-    with calls_of_at_most(_bench.configuration.batch):
+    with calls_of(_bench.configuration.batch):
         for number in numbers:
             pieces[number].compute()
     jax.clear_caches()  # the next group has programs of its own; keeping all of them takes gigabytes

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from purimetry.compression import batches
-from purimetry.compression.batches import OutOfMemory, calls_of_at_most, over_images, shard_size
+from purimetry.compression.batches import OutOfMemory, calls_of, over_images, shard_size
 
 MEASURE = """
 import sys
@@ -31,7 +31,7 @@ eps = np.full(n, 0.1, np.float32)
 rates = pm.over_images(partial(pm.expected_rates, draws=2), (purifier,), images, xi, eps, size=2)
 attack = partial(pm.pgd, steps=5)
 attacked = pm.attack_images(attack, classifier, purifier, images, labels, xi, eps=0.1, size=2)
-with pm.calls_of_at_most(2):
+with pm.calls_of(2):
     least = pm.minimum_perturbations(attack, classifier, images, labels, eps_max=0.3, halvings=4)
 leaves = jax.tree.leaves((rates, attacked, least))
 np.savez(sys.argv[1], devices=len(jax.local_devices()), **{f"{i:02d}": leaf for i, leaf in enumerate(leaves)})
@@ -64,21 +64,19 @@ def test_a_call_takes_what_the_devices_memory_allows(monkeypatch):
     assert sizes == {4: (16, 1), 16: (64, 1), 80: (64, 4)}
 
 
-def test_calls_are_as_small_as_told_and_results_the_same():
-    lengths = []
+@pytest.mark.parametrize("told, size, rows", [
+    (None, None, 64), (None, 2, 2), (3, None, 3), (3, 16, 3), (128, None, 128), (128, 2, 2),
+])
+def test_a_call_has_the_rows_that_it_is_told_or_fewer_where_a_measurement_asks_for_fewer(monkeypatch, told, size, rows):
+    over_shard, seen = batches._over_shard, set()
+    monkeypatch.setattr(batches, "_over_shard", lambda *given: seen.add(len(given[2][0])) or over_shard(*given))
+    with calls_of(told):
+        np.testing.assert_array_equal(over_images(lambda x: 2 * x, (), jnp.arange(8.0), size=size), 2 * np.arange(8.0))
+    assert seen == {rows}
 
-    def seen(x):
-        lengths.append(x.shape)  # traced once a compilation
-        return 2 * x
 
-    with calls_of_at_most(3):
-        before = batches._over_shard._cache_size()
-        np.testing.assert_array_equal(over_images(seen, (), jnp.arange(8.0)), 2 * np.arange(8.0))
-        over_images(seen, (), jnp.arange(8.0), size=3)
-        assert batches._over_shard._cache_size() - before == 1
-        over_images(seen, (), jnp.arange(8.0), size=2)
-        assert batches._over_shard._cache_size() - before == 2
-    with pytest.raises(ValueError, match="at least 1 image, got 0"), calls_of_at_most(0):
+def test_a_call_of_no_image_is_an_error():
+    with pytest.raises(ValueError, match="at least 1 image, got 0"), calls_of(0):
         pass
 
 
@@ -104,7 +102,7 @@ def test_out_of_memory_says_which_batch_size_fits(monkeypatch, holds, fits, reme
     copy = pickle.loads(pickle.dumps(caught.value))  # as it comes from a worker process
     assert (str(copy), copy.fits) == (str(caught.value), fits)
     if fits:
-        with calls_of_at_most(fits):
+        with calls_of(fits):
             found = over_images(lambda x: 2 * x, (), jnp.arange(40.0), size=16)
         np.testing.assert_array_equal(found, 2 * np.arange(40))
 

@@ -80,6 +80,16 @@ def test_hosts_that_do_not_fit_together_are_an_error(options, message):
         Configuration(**options)
 
 
+@pytest.mark.parametrize("error", [RuntimeError("bind failed"), ValueError("coordinator_address should be defined.")])
+def test_a_host_that_cannot_join_says_what_to_give(monkeypatch, error):
+    def fail(**_):
+        raise error
+
+    monkeypatch.setattr("jax.distributed.initialize", fail)
+    with pytest.raises(OSError, match=f"by --coordinator auto .{error}.; give the first host's own address"):
+        hosts.join(Configuration(coordinator="auto"))
+
+
 def test_hosts_do_not_determine_records():
     several = Configuration(coordinator="10.0.0.1:1234", hosts=2, host=1)
     assert several.determinants() == Configuration().determinants()

@@ -31,7 +31,7 @@ def test_the_command_prints_what_was_timed(monkeypatch, capsys):
     assert main(["benchmarks", "--denoiser", "some/unet", "--images", "8", "--t-stars", "10"]) == 0
     assert told == [(Path("some/unet"), 8, (10,))]
     shown = capsys.readouterr().out
-    assert "8.00 images/s     2.000 TFLOP/s,  50% of its matrix products         2 MiB" in shown
+    assert "8.00 images/s      2,000 GFLOP/s,  50% of its matrix products         2 MiB" in shown
     assert f"4.00 images/s  Table 2: {throughput.table_2_hours(measured[1]):8.2f} h" in shown
 
 
