@@ -18,10 +18,13 @@ os.environ["MPLBACKEND"] = "agg"
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Keep compiled programs between runs, in pytest's own cache unless that is switched off.
+    """Keep compiled programs between processes and runs, in pytest's own cache unless that is switched off.
 
-    JAX keys them by program, compiler and machine; those that compile in less than a second are not kept.
+    JAX keys them by program, compiler and machine; those that compile in less than a tenth of a second are not kept.
+    It writes an entry in place, so one that another process has not finished is compiled again.
     """
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+    config.addinivalue_line("filterwarnings", "ignore:Error reading persistent compilation cache entry:UserWarning")
     if hasattr(config, "cache"):
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(config.cache.mkdir("jax")))
 
