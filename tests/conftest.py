@@ -11,7 +11,7 @@ from jaxtyping import install_import_hook
 install_import_hook(["purimetry.compression", "purimetry.theory"], "beartype.beartype")
 
 # A test's programs are compiled once and run a few times, so compiling them well would take most of the suite's time.
-os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=1 {os.environ.get('XLA_FLAGS', '')}"
+os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=0 {os.environ.get('XLA_FLAGS', '')}"
 
 # Figures are drawn to files; no test may need a display.
 os.environ["MPLBACKEND"] = "agg"
