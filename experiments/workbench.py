@@ -198,6 +198,12 @@ class Workbench:
             self._purifiers[cell] = made
         return self._purifiers[cell]
 
+    def lend(self, cell: Cell, purifier: Purifier) -> None:
+        """Let a purifier outside the grid stand as a cell, for whatever measures cells; checked on two images."""
+        if cell not in self._purifiers:
+            checks.check_purifier(purifier, self.images[:2], self.keys()[:2])
+            self._purifiers[cell] = purifier
+
     def pieces(self, cells: list[Cell], measure: Callable) -> list[Piece]:
         """`measure(bench, cell)`, an iterator of measurements, for each cell as work for any process.
 
