@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..compression.attacks.iterative import Iterative
+from ..compression.attacks.pgd import pgd
 from ..compression.attacks.search import attack_images
 from ..compression.batches import over_images
 from ..compression.claim import view_margin
@@ -30,8 +31,11 @@ SIGMAS = (0.0, 0.5, 1.0, 1.5, 2.0)
 FGSM_EPS = (0.1, 0.2, 0.3)
 """Its budgets, l_inf in pixel units."""
 
-PGD_EPS, PGD_STEPS = 8 / 255, 7
-"""Of the document's PGD-7. It does not say the step."""
+PGD_EPS = 8 / 255
+"""The document's other budget."""
+
+pgd_7 = partial(pgd, steps=7, step_size=0.25)
+"""Its other attack. The step is Madry et al.'s (2018) on CIFAR-10, for the document does not say its own."""
 
 NARROW, WIDE = Bottleneck(), Bottleneck(latent=512)
 """The document's "ultra-compact" latent of 64 channels, and its "wide" one; sigma is learned, from 0.5."""
@@ -96,6 +100,11 @@ THREATS = {
 }
 """By name. The document does not say whether its attacks go through ALP, so one knows the classifier only, one a single
 draw with xi held, and one the ensemble of 20, each draw held."""
+
+
+def budget(bench: Workbench) -> float:
+    """Of PGD-7: the document's, or the run's largest where that is larger, for 8/255 hardly moves a digit."""
+    return max(PGD_EPS, *bench.configuration.eps)
 
 
 def under_attack(
