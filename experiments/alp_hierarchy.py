@@ -7,8 +7,8 @@ Expect: EXPECT
 Clean accuracy, robust accuracy at 8/255 as in the document and at the run's budgets (8/255 hardly moves 8 x 8 digits),
 PSNR of purified clean images, and latencies, of: no defence, ALP at its learned sigma, adversarial training (TRADES;
 the document does not say how its classifier was trained) and both. ALP decides by the ensemble of 20 (Eq. 3), and by a
-single draw, for which right shares of 20 draws are counted. PGD-7 has Madry et al.'s step of eps / 4, for the document
-names none, nor whether its attack knows the purifier, so both are measured: `classifier` attacks the classifier alone,
+single draw, for which right shares of 20 draws are counted. The document does not say whether its
+PGD-7 knows the purifier, so both are measured: `classifier` attacks the classifier alone,
 and ALP purifies what it finds; `defence` attacks through the ensemble with fresh draws in every gradient. `converged`
 also knows the defence, and takes decaying steps on the margin with a restart for each rival class. Judging draws are
 others than those attacked.
@@ -30,7 +30,6 @@ import numpy as np
 
 from ..compression import samplers, schedules
 from ..compression.attacks.iterative import redrawn
-from ..compression.attacks.pgd import pgd
 from ..compression.attacks.search import attack_images
 from ..compression.batches import over_images
 from ..compression.callables import as_pytree
@@ -46,15 +45,13 @@ from ..compression.records import Arrays, Measurement
 from ..compression.statistics import percentile_interval, resampled
 from ..compression.types import Purifier
 from .adversarial import TOGETHER, targets
-from .alp_cells import ALP, DRAWS, lend
+from .alp_cells import ALP, lend
+from .autoencoders import DRAWS, PGD_EPS, pgd_7
 from .progress import bar
 from .robust_accuracy import converged
 from .verdicts import interval
 from .workbench import Workbench, each
 from .workers import Piece
-
-EPS = 8 / 255
-"""The document's budget."""
 
 DEFENCES = ("undefended", "alp", "trained", "alp+trained")
 """The document's rows, in its order."""
@@ -88,7 +85,7 @@ def defence(bench: Workbench, name: str) -> Defence:
 
 def budgets(bench: Workbench) -> list[float]:
     """The document's, then the run's."""
-    return list(dict.fromkeys([EPS, *bench.configuration.eps]))
+    return list(dict.fromkeys([PGD_EPS, *bench.configuration.eps]))
 
 
 def clean(bench: Workbench, name: str) -> Arrays:
@@ -101,7 +98,7 @@ def attacked(bench: Workbench, name: str, eps: float, known: str) -> Arrays:
 
     def compute() -> Arrays:
         d, (images, labels) = defence(bench, name), targets(bench)
-        attack = {"converged": converged(bench.configuration)}.get(known, partial(pgd, steps=7, step_size=0.25))
+        attack = {"converged": converged(bench.configuration)}.get(known, pgd_7)
         purifier, view = (identity, defended) if known == "classifier" else (d.purifier, d.view)
         with bar(f"attack {name} eps {eps:.3g} ({known})") as show:
             found = attack_images(partial(redrawn, attack) if view is not defended else attack, d.classifier, purifier,

@@ -43,7 +43,8 @@ from ..compression.randomness import JUDGE, redraw, step_key
 from ..compression.records import Arrays, Measurement
 from . import preflight
 from .adversarial import TOGETHER, targets
-from .alp_cells import ALP, DRAWS, STILL, lend
+from .alp_cells import ALP, STILL, lend
+from .autoencoders import DRAWS
 from .progress import bar
 from .robust_accuracy import converged
 from .workbench import Workbench, each

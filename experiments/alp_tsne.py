@@ -19,7 +19,6 @@ from functools import partial
 import numpy as np
 
 from ..compression.attacks.iterative import redrawn
-from ..compression.attacks.pgd import pgd
 from ..compression.attacks.search import attack_images
 from ..compression.batches import over_images
 from ..compression.features import penultimate
@@ -31,7 +30,8 @@ from ..compression.purifiers.purify import purify
 from ..compression.records import Arrays, Measurement
 from ..compression.statistics import bootstrap
 from .adversarial import TOGETHER, budget
-from .alp_cells import ALP, DRAWS, lend, network
+from .alp_cells import ALP, lend
+from .autoencoders import DRAWS, network, pgd_7
 from .progress import bar
 from .workbench import Workbench, each
 from .workers import Piece
@@ -62,9 +62,9 @@ def images(bench: Workbench, attack: str) -> Arrays:
 
     def compute() -> Arrays:
         x, labels, keys = bench.images[:IMAGES], bench.labels[:IMAGES], bench.keys()[:IMAGES]
-        aware, pgd7 = attack == "defence", partial(pgd, steps=7, step_size=0.25)
+        aware = attack == "defence"
         with bar(f"attack {attack}") as show:
-            found = attack_images(partial(redrawn, pgd7) if aware else pgd7, bench.classifier,
+            found = attack_images(partial(redrawn, pgd_7) if aware else pgd_7, bench.classifier,
                                   bench.purifier(ALP) if aware else identity, x, labels, keys, budget(bench),
                                   cross_entropy, TOGETHER // DRAWS if aware else None,
                                   view=partial(eot, draws=DRAWS) if aware else defended, confidence=np.inf,

@@ -25,7 +25,7 @@ TINY = {
     "images": 8, "samplers": ("ddpm", "reverse"), "t_stars": (2,), "eps": (0.1,), "seeds": (0,), "draws": 2,
     "attack_steps": 4, "attack_restarts": 2, "paper_steps": 4, "ensemble_steps": 4, "square_queries": 8,
     "bootstrap": 20, "eps_factors": (0.5, 1.0),
-    "training": Training(classifier_steps=200, denoiser_steps=50, robust_steps=20),
+    "training": Training(classifier_steps=200, denoiser_steps=50, robust_steps=20, autoencoder_steps=10),
 }
 
 
