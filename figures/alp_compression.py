@@ -16,17 +16,20 @@ __all__ = ["TITLE", "CAPTION", "draw", "tables"]
 
 TITLE = "Autoencoder purifiers beside diffusion"
 CAPTION = (
-    "Each row is a purifier. (a) Expected l2 rate and rate along the margin's gradient at the first budget. (b) Largest "
-    "singular value of the Jacobian and (c) its effective rank. (d) SNR of input against randomness; deterministic "
-    "purifiers have none. (e) Robust accuracy under the converged attack with fixed randomness, and what the paper's "
-    "survival curve and our extrapolated attack predict; filled: first budget. Bars are 95 % intervals over images."
+    "Each row is a purifier. (a) Expected l2 rate and rate along the margin's gradient at the first budget. (b) "
+    "Largest singular value of the Jacobian and (c) its effective rank. (d) SNR of input against randomness; "
+    "deterministic purifiers have none. (e) Robust accuracy under the converged attack with fixed randomness, and what "
+    "the paper's survival curve and our extrapolated attack predict; filled: first budget. Bars are 95 % intervals "
+    "over images."
 )
 ROBUST = {
     "measured": (style.BLACK, "o", "measured"),
     predictors.PAPERS: (style.ORANGE, "s", "predicted, paper"),
     predictors.OURS: (style.BLUE, "^", "predicted, ours"),
 }
-RATES = {"rate_l2": (style.BLACK, "o", r"rate ($\ell_2$)"), "adversarial_rate": (style.VERMILION, "x", "adversarial rate")}
+RATES = {
+    "rate_l2": (style.BLACK, "o", r"rate ($\ell_2$)"), "adversarial_rate": (style.VERMILION, "x", "adversarial rate"),
+}
 KINDS = {"autoencoder": "autoencoders", "diffusion": "diffusion"}
 
 
@@ -82,16 +85,16 @@ def tables(run: dict[str, list[Measurement]]) -> list[Table]:
     """Compression, robustness with every prediction, and the predictors' errors on either kind."""
     records = run["alp_compression"]
     budgets = distinct(select(records, "robust_accuracy"), "eps")
-    note = errors_over(select(records, "clean_accuracy"))
+    cells, note = _cells(records), errors_over(select(records, "clean_accuracy"))
+    beside = f"{note} Rates at eps {budget(budgets[0])}; the SNR is the ratio of mean variances over up to 50 images."
+    measured = f"{note} Measured with the converged attack and fixed randomness."
+    named = distinct(select(records, "mean_absolute_error"), "predictor")
+    over = "Mean absolute error and bias over the purifiers of a kind and all budgets, ± bootstrap error over images."
     return [
-        Table("Beside the diffusion purifiers", [_compression(records, cell, budgets) for cell in _cells(records)],
-              f"{note} Rates at eps {budget(budgets[0])}; the SNR is the ratio of mean variances over up to 50 images."),
+        Table("Beside the diffusion purifiers", [_compression(records, cell, budgets) for cell in cells], beside),
         *(Table(f"Robust accuracy and its predictions (%), eps {budget(eps)}",
-                [_predictions(records, cell, eps) for cell in _cells(records)],
-                f"{note} Measured with the converged attack and fixed randomness.") for eps in budgets),
-        Table("Errors of the predictors (percentage points)", [_errors(records, p) for p in
-              distinct(select(records, "mean_absolute_error"), "predictor")],
-              "Mean absolute error and bias over the purifiers of a kind and all budgets, ± bootstrap error over images."),
+                [_predictions(records, cell, eps) for cell in cells], measured) for eps in budgets),
+        Table("Errors of the predictors (percentage points)", [_errors(records, p) for p in named], over),
     ]
 
 
