@@ -42,7 +42,7 @@ from ..compression.purifiers.identity import identity
 from ..compression.purifiers.purify import purify
 from ..compression.randomness import JUDGE, redraws, step_key
 from ..compression.records import Arrays, Measurement
-from ..compression.statistics import percentile_interval, resampled
+from ..compression.statistics import Interval, bootstrap, percentile_interval, resampled
 from ..compression.types import Purifier
 from .adversarial import TOGETHER, targets
 from .alp_cells import ALP, lend
@@ -147,6 +147,17 @@ def latencies(bench: Workbench) -> Arrays:
     return bench.shard("alp_hierarchy", "latencies", compute)
 
 
+def speedups(bench: Workbench) -> dict[tuple[str, str], Interval]:
+    """How many times a diffusion purification takes the median time of ALP's single draw, or of its ensemble."""
+    found, resamples = latencies(bench), bench.configuration.bootstrap
+    medians = {name: resampled(np.median, values, resamples=resamples, seed=number)
+               for number, (name, values) in enumerate(found.items())}
+    ours = ("draw", "ensemble")
+    return {(name, over): percentile_interval(np.median(found[name]) / np.median(found[over]),
+                                              medians[name] / medians[over])
+            for name in found if name not in ("classifier", *ours) for over in ours}
+
+
 def pieces(bench: Workbench) -> list[Piece]:
     """Each attack on each defence. Latencies are left to `run`, which has the machine to itself."""
     return [Piece((name, known), DRAWS if "alp" in name else 1, partial(attacked, bench, name, eps, known))
@@ -183,17 +194,13 @@ def _fidelity(bench: Workbench) -> Iterator[Measurement]:
 
 
 def _speed(bench: Workbench) -> Iterator[Measurement]:
-    """Medians, and of diffusion their ratios to ALP's single draw and ensemble."""
-    found, medians = latencies(bench), {}
-    for number, (name, values) in enumerate(found.items()):
-        medians[name] = resampled(np.median, 1000 * values, resamples=bench.configuration.bootstrap, seed=number)
-        found_median = percentile_interval(1000 * np.median(values), medians[name])
-        yield from interval(bench, "alp_hierarchy", "latency", found_median, len(values), "ms an image", {"of": name})
-    for name in found:
-        for ours in ("draw", "ensemble") if name.startswith(tuple(samplers.SAMPLERS)) else ():
-            ratio = percentile_interval(np.median(found[name]) / np.median(found[ours]), medians[name] / medians[ours])
-            yield from interval(bench, "alp_hierarchy", "speedup", ratio, len(found[name]), "ratio",
-                                {"of": name, "over": ours})
+    resamples = bench.configuration.bootstrap
+    for name, values in latencies(bench).items():
+        median = bootstrap(np.median, 1000 * values, resamples=resamples)
+        yield from interval(bench, "alp_hierarchy", "latency", median, len(values), "ms an image", {"of": name})
+    for (name, ours), ratio in speedups(bench).items():
+        yield from interval(bench, "alp_hierarchy", "speedup", ratio, len(latencies(bench)[name]), "ratio",
+                            {"of": name, "over": ours})
 
 
 def _judged(bench: Workbench, name: str, x: np.ndarray) -> Arrays:

@@ -9,9 +9,9 @@ attack knows the purifier. Here ALP at its learned sigma is attacked as a single
 at every budget of the run, the first 48 images. An attack sees one fixed xi, a fresh one for every gradient, or 20
 (EOT); through the ensemble every gradient is that of the mean of softmax over 20 draws. Gradients are the defence's
 own, past the purifier (BPDA), or those of the same network without its noise. The attacks are PGD (40 steps on
-cross-entropy), the converged attack (decaying steps on the margin, a restart a rival class) where a draw is held or
-the ensemble decides, and Square without gradients where xi is held, so that its queries are consistent. A single draw
-also meets AutoAttack's versions `standard` (fixed xi) and `rand` (EOT-20); "classifier alone" are inputs of the
+cross-entropy), the converged attack (decaying steps on the margin, a restart a rival class) on one fixed draw and on
+the ensemble with fresh ones, and Square without gradients where xi is held, so that its queries are consistent. A
+single fixed draw also meets the standard ensemble of attacks (AutoAttack's); "classifier alone" are inputs of the
 converged attack of the bare classifier, which knows no purifier. "all" is what all attacks of a protocol leave.
 
 Beside this, at clean images: the cosine of the margin's gradients under two xi and of a mean over 20 with one over 32
@@ -20,21 +20,19 @@ small steps would not gain what the gradient promises, and attacks without gradi
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from ..compression.attacks import linf
-from ..compression.attacks.ensemble import ensemble, rand_attacks, standard_attacks
+from ..compression.attacks.ensemble import ensemble, standard_attacks
 from ..compression.attacks.pgd import pgd
 from ..compression.attacks.search import attack_images
 from ..compression.attacks.square import square
 from ..compression.batches import over_images
 from ..compression.claim import view_margin
-from ..compression.ensembles import Pooled
 from ..compression.gradients import gradient_agreement
 from ..compression.losses import View, cross_entropy, defended, margin
 from ..compression.protocol import BPDA, FULL, Protocol, evaluate, expectation, fixed, fresh, transferred
@@ -44,7 +42,7 @@ from ..compression.records import Arrays, Measurement
 from . import preflight
 from .adversarial import TOGETHER, targets
 from .alp_cells import ALP, STILL, lend
-from .autoencoders import DRAWS
+from .autoencoders import DRAWS, ENSEMBLE
 from .progress import bar
 from .robust_accuracy import converged
 from .workbench import Workbench, each
@@ -62,77 +60,80 @@ SIZES, OTHERS = (1, DRAWS), 32
 VALUES = ("robust", "clean")
 """Of `protocol.Row`, kept per image."""
 
-AUTOATTACK = {
-    "standard": (standard_attacks, Protocol("fixed xi", "fixed", 1, "fixed", 1)),
-    "rand": (rand_attacks, Protocol(f"EOT-{DRAWS}", "fixed", DRAWS, "fresh", 1)),
-}
-"""Versions, with the protocol that each follows."""
-
 UNAWARE = Protocol("classifier alone", "fresh", 0, "fresh", 1)
 """The attack that knows no purifier, and so no xi."""
 
 
-class Decision(NamedTuple):
-    """How ALP decides: by a single draw, or by the ensemble."""
+VIEWS: dict[str, View] = {"draw": defended, "ensemble": ENSEMBLE}
+"""How ALP decides: by a single draw, or by 20."""
 
-    view: View
-    protocols: tuple[Protocol, ...]
-    tests: int
-
-
-DECISIONS = {
-    "draw": Decision(defended, (fixed(), transferred(TESTS), fresh(TESTS), expectation(DRAWS, TESTS)), TESTS),
-    "ensemble": Decision(Pooled(DRAWS), (fixed(), fresh()), 1),
-}
-GRADIENTS = ("full", "bpda", "noiseless")
-"""Whose Jacobian stands for the purifier's."""
+JUDGES = {"draw": TESTS, "ensemble": 1}
+"""How many decisions judge a candidate that must not know them."""
 
 
-def attacks(bench: Workbench, decision: str, protocol: Protocol, gradient: str) -> dict:
-    """Attacks that are worth their cost, with what they ascend, by name."""
-    found = {"pgd": (partial(pgd, steps=bench.configuration.paper_steps), cross_entropy)}
-    held = protocol == fixed()
-    if gradient == "full" and (held or decision == "ensemble"):
-        found["converged"] = converged(bench.configuration), margin
-    if gradient == "full" and held:
-        found["square"] = partial(square, queries=QUERIES, horizon=QUERIES), margin
-    return found
+class Case(NamedTuple):
+    """Attacks of one protocol and gradient; `gradient` says whose Jacobian stands for the purifier's."""
+
+    decision: str
+    protocol: Protocol
+    gradient: str = "full"
+    attacks: tuple[str, ...] = ("pgd",)
+
+    def __str__(self) -> str:
+        return f"{self.decision}-{self.protocol.name}-{self.gradient}".replace(" ", "-")
 
 
-def matrix(bench: Workbench, eps: float, decision: str, protocol: Protocol, gradient: str) -> Arrays:
+CASES = (
+    Case("draw", fixed(), "full", ("pgd", "converged", "square")), Case("draw", fixed(), "bpda"),
+    Case("draw", fixed(), "noiseless"), Case("draw", transferred(TESTS)), Case("draw", fresh(TESTS)),
+    Case("draw", expectation(DRAWS, TESTS)), Case("draw", expectation(DRAWS, TESTS), "bpda"),
+    Case("ensemble", fixed(), "full", ("pgd", "square")), Case("ensemble", fresh(), "full", ("pgd", "converged")),
+    Case("ensemble", fresh(), "bpda"), Case("ensemble", fresh(), "noiseless"),
+)
+"""Everything that is attacked; the converged attack and Square where they cost least or tell most."""
+
+
+def attacks(bench: Workbench) -> dict:
+    """Attacks, with what they ascend, by name."""
+    return {
+        "pgd": (partial(pgd, steps=bench.configuration.paper_steps), cross_entropy),
+        "converged": (converged(bench.configuration), margin),
+        "square": (partial(square, queries=QUERIES, horizon=QUERIES), margin),
+    }
+
+
+def matrix(bench: Workbench, eps: float, case: Case) -> Arrays:
     """One protocol and gradient, [rows, images]: of each attack a reading after the other, `at` says which."""
 
     def compute() -> Arrays:
         images, labels = targets(bench)
-        through = {**FULL, **BPDA, "noiseless": bench.purifier(STILL)}[gradient]
-        with bar(f"{decision}, {protocol.name}, {gradient} gradient, eps {eps:g}") as show:
-            rows = evaluate([protocol], attacks(bench, decision, protocol, gradient), bench.classifier,
+        through = {**FULL, **BPDA, "noiseless": bench.purifier(STILL)}[case.gradient]
+        with bar(f"{case}, eps {eps:g}") as show:
+            rows = evaluate([case.protocol], {name: attacks(bench)[name] for name in case.attacks}, bench.classifier,
                             bench.purifier(ALP), images, labels, bench.keys()[: len(images)], eps, size=TOGETHER,
-                            gradients={gradient: through}, view=DECISIONS[decision].view,
+                            gradients={case.gradient: through}, view=VIEWS[case.decision],
                             on_segment=lambda name, done, active: show(done, name))
         values = {name: np.stack([getattr(row, name) for row in rows]) for name in VALUES}
         return {"at": np.array([json.dumps(row.at) for row in rows]), **values}
 
     lend(bench)
-    name = f"{decision}-{protocol.name}-{gradient}-eps{eps:.4g}".replace(" ", "-")
-    return bench.shard("alp_protocols", name, compute)
+    return bench.shard("alp_protocols", f"{case}-eps{eps:.4g}", compute)
 
 
-def autoattack(bench: Workbench, eps: float, version: str) -> Arrays:
-    """Whether a single draw withstands an ensemble of attacks, per image."""
+def autoattack(bench: Workbench, eps: float) -> Arrays:
+    """Whether a single draw, its xi held, withstands the standard ensemble, per image."""
 
     def compute() -> Arrays:
         (images, labels), c = targets(bench), bench.configuration
-        settings = {"standard": {"queries": c.square_queries}, "rand": {"draws": DRAWS}}[version]
-        members = partial(AUTOATTACK[version][0], steps=c.ensemble_steps, **settings)
-        with bar(f"AutoAttack {version}, eps {eps:g}") as show:
+        members = partial(standard_attacks, steps=c.ensemble_steps, queries=c.square_queries)
+        with bar(f"standard ensemble, eps {eps:g}") as show:
             found = ensemble(bench.classifier, bench.purifier(ALP), images, labels, bench.keys()[: len(images)], eps,
-                             linf, members, 16 if version == "standard" else TOGETHER // DRAWS,
-                             lambda name, done, active: show(done, f"{name}, {active} images"))
+                             version=members, size=16,
+                             on_segment=lambda name, done, active: show(done, f"{name}, {active} images"))
         return {"robust": found.by < 0, "clean": found.by != 0}
 
     lend(bench)
-    return bench.shard("alp_protocols", f"autoattack-{version}-eps{eps:.4g}", compute)
+    return bench.shard("alp_protocols", f"autoattack-eps{eps:.4g}", compute)
 
 
 def unaware(bench: Workbench, eps: float) -> Arrays:
@@ -143,8 +144,8 @@ def unaware(bench: Workbench, eps: float) -> Arrays:
         found = attack_images(converged(bench.configuration), bench.classifier, identity, images, labels,
                               bench.keys()[: len(images)], eps, confidence=np.inf)
         judge = lambda decision, x: np.stack([
-            right(bench, DECISIONS[decision].view, x, number) for number in range(DECISIONS[decision].tests)])
-        judged = {f"{decision}_{name}": judge(decision, x) for decision in DECISIONS
+            right(bench, VIEWS[decision], x, number) for number in range(JUDGES[decision])])
+        judged = {f"{decision}_{name}": judge(decision, x) for decision in VIEWS
                   for name, x in (("robust", found.x), ("clean", images))}
         return {"bare": found.margin < 0, **judged}
 
@@ -173,30 +174,21 @@ def agreement(bench: Workbench) -> Arrays:
     return bench.shard("alp_protocols", "agreement", compute)
 
 
-def cases(bench: Workbench) -> list[tuple[str, Protocol, str]]:
-    """Decision, protocol and gradient of every part of the matrix."""
-    return [(name, protocol, gradient) for name, decision in DECISIONS.items() for protocol in decision.protocols
-            for gradient in GRADIENTS]
-
-
 def pieces(bench: Workbench) -> list[Piece]:
     """Each part of the matrix, and what stands beside it."""
-    lend(bench)
-    found = [_piece(f"{eps:g}", 1, unaware, bench, eps) for eps in bench.configuration.eps]
-    for eps in bench.configuration.eps:
-        found += [_piece((name, protocol.name), protocol.k * (DRAWS if name == "ensemble" else 1), matrix, bench, eps,
-                         name, protocol, gradient) for name, protocol, gradient in cases(bench)]
-        found += [_piece(version, 20, autoattack, bench, eps, version) for version in AUTOATTACK]
-    return [*found, _piece("agreement", 1, agreement, bench), _piece("preflight", 20, preflight.checked, bench, ALP)]
-
-
-def _piece(program, cost: float, measure: Callable, *arguments) -> Piece:
-    return Piece(program, cost, partial(measure, *arguments))
+    budgets = bench.configuration.eps
+    cost = lambda case: case.protocol.k * (DRAWS if case.decision == "ensemble" else 1) * len(case.attacks)
+    return [
+        *(Piece(str(case), cost(case), partial(matrix, bench, eps, case)) for eps in budgets for case in CASES),
+        *(Piece("autoattack", DRAWS, partial(autoattack, bench, eps)) for eps in budgets),
+        *(Piece("unaware", 1, partial(unaware, bench, eps)) for eps in budgets),
+        Piece("agreement", 1, partial(agreement, bench)),
+        Piece("preflight", DRAWS, partial(_preflight, bench)),
+    ]
 
 
 def run(bench: Workbench) -> list[Measurement]:
     """Attack under every protocol at every budget, and measure what gradients are worth."""
-    lend(bench)
     found = [m for eps in each("ALP under every protocol", list(bench.configuration.eps)) for m in _measure(bench, eps)]
     return bench.write("alp_protocols", [*found, *_gradients(bench), *_preflight(bench)])
 
@@ -214,17 +206,16 @@ def _measure(bench: Workbench, eps: float) -> Iterator[Measurement]:
 def everything(bench: Workbench, eps: float) -> list[tuple[dict, np.ndarray, np.ndarray]]:
     """Coordinates, robust and clean per image of every attack at a budget."""
     rows = []
-    for decision, protocol, gradient in cases(bench):
-        found = matrix(bench, eps, decision, protocol, gradient)
-        rows += [({"defence": decision, **json.loads(str(at))}, robust, clean)
+    for case in CASES:
+        found = matrix(bench, eps, case)
+        rows += [({"defence": case.decision, **json.loads(str(at))}, robust, clean)
                  for at, robust, clean in zip(*(found[name] for name in ("at", *VALUES)), strict=True)]
-    for version, (_, protocol) in AUTOATTACK.items():
-        at = {"defence": "draw", **_at(protocol), "gradient": "full", "attack": version, "eps": eps}
-        rows.append((at, *(1.0 * autoattack(bench, eps, version)[name] for name in VALUES)))
-    for decision in DECISIONS:
+    at = {"defence": "draw", **_at(fixed()), "gradient": "full", "attack": "standard", "eps": eps}
+    rows.append((at, *(1.0 * autoattack(bench, eps)[name] for name in VALUES)))
+    for decision, count in JUDGES.items():
         found = unaware(bench, eps)
-        at = {"defence": decision, **_at(UNAWARE), "n": DECISIONS[decision].tests, "gradient": "none",
-              "reading": "mean" if DECISIONS[decision].tests > 1 else "single", "attack": "converged", "eps": eps}
+        at = {"defence": decision, **_at(UNAWARE), "n": count, "reading": "mean" if count > 1 else "single",
+              "gradient": "none", "attack": "converged", "eps": eps}
         clean = found[f"{decision}_clean"]
         rows.append((at, (found[f"{decision}_robust"] & clean).mean(0), clean.mean(0)))
     return rows
@@ -250,6 +241,7 @@ def _gradients(bench: Workbench) -> Iterator[Measurement]:
 
 
 def _preflight(bench: Workbench) -> Iterator[Measurement]:
+    lend(bench)
     for outcome in preflight.outcomes(bench, ALP):
         flaws = float(outcome["outcome"] in ("error", "warning"))
         yield bench.measurement("alp_protocols", "flaws", flaws, None, preflight.count(bench), "flaws",
