@@ -19,8 +19,8 @@ TITLE = "ALP under every protocol"
 CAPTION = (
     "Robust accuracy by how ALP decides and which ξ the attack saw (rows; of several test draws the mean), by attack "
     "and gradient, and what all of a row leave together, 95 % intervals over images. Grey: clean accuracy under the "
-    "same draws. Dotted: what the converged attack leaves of the undefended classifier. Were gradients masked, attacks that "
-    "do not use ALP's own would lie left of those that do."
+    "same draws. Dotted: what the converged attack leaves of the undefended classifier. Were gradients masked, attacks "
+    "that do not use ALP's own would lie left of those that do."
 )
 ATTACKS = {
     ("pgd", "full"): (style.BLUE, "o", "PGD, ALP's gradient"),
