@@ -43,7 +43,7 @@ def measured(bench: Workbench, number: int) -> Arrays:
         swept = [[under(fgsm, alp(own, sigma), "ensemble", eps)["margin"] for eps in FGSM_EPS] for sigma in SIGMAS]
         made = alp(own)
         found = {threat: under(pgd_7, made, threat, budget(bench)) for threat in PGD}
-        purified, attacked = purify(made, images, keys), found["ensemble"]["x"]
+        purified, attacked = purify(made, images, keys), found[PGD[-1]]["x"]
         error = ((purified - images) ** 2).mean((1, 2, 3))
         return {
             "sigma": np.array(float(own.module.sigma)), "fgsm": np.array(swept),

@@ -10,6 +10,7 @@ from purimetry.compression.attacks.ensemble import standard_attacks
 from purimetry.compression.protocol import BPDA, FULL, fixed, fresh
 from purimetry.compression.records import read_records
 from purimetry.experiments import attack_peers
+from purimetry.experiments.autoencoders import THREATS
 from purimetry.experiments.command_line import EXPERIMENTS, MAIN
 from purimetry.experiments.configuration import Configuration, Training
 from purimetry.experiments.workbench import BARE, Workbench
@@ -43,6 +44,11 @@ def forget():
 
 
 FEWER = {
+    "alp_matrix": {"SIGMAS": (0.0, 0.5), "THREATS": {name: THREATS[name] for name in ("classifier", "fixed")}},
+    "alp_sigma": {"STARTS": (0.5, 0.05)},
+    "alp_tradeoff": {"CELLS": (("test", 0.5), ("test", "learned"), ("wide", "learned"), ("trained", 0.0)),
+                     "THREATENED": ("classifier",)},
+    "alp_trials": {"STARTS": (0.5, 0.05), "SIGMAS": (0.0, 0.5), "PGD": ("classifier",)},
     "attack_peers": {
         "ATTACKS": {"square": "square"}, "standard_attacks": last_attack, "DEFENCES": (attack_peers.PURIFIED,),
     },
