@@ -28,7 +28,7 @@ import numpy as np
 from ..compression.claim import Claim
 from ..compression.hypothesis import Hypothesis, Verdict
 from ..compression.records import Arrays, Measurement
-from ..compression.statistics import Interval
+from ..compression.statistics import spread, student
 from . import alp_hierarchy, alp_protocols, alp_tradeoff, alp_trials
 from .adversarial import targets
 from .alp_cells import ALP, STILL, lend
@@ -145,14 +145,10 @@ def _trials(bench: Workbench) -> list[Arrays]:
 
 
 def _sigma(bench: Workbench) -> Iterator[Measurement]:
-    from scipy.stats import t
-
     values = np.array([float(found["sigma"]) for found in _trials(bench)])
     for number, value in enumerate(values):
         yield bench.measurement("alp_claims", "sigma", value, None, 1, "latent units", {"trial": number})
-    n, mean, se = len(values), values.mean(), values.std(ddof=1) / len(values) ** 0.5
-    half = t.ppf(0.975, n - 1) * se
-    yield from _say(bench, CLAIMS["sigma"].judged(Interval(mean, mean - half, mean + half, se), n), {})
+    yield from _say(bench, CLAIMS["sigma"].judged(student(values), len(values)), {})
 
 
 def _peak(bench: Workbench) -> Iterator[Measurement]:
@@ -171,11 +167,7 @@ def _speed(bench: Workbench) -> Iterator[Measurement]:
 
 
 def _stable(bench: Workbench) -> Iterator[Measurement]:
-    from scipy.stats import chi2
-
     for threat in THREATS:
         values = np.array([100.0 * (found[threat] < 0).mean() for found in _trials(bench)])
-        n, spread = len(values), values.std(ddof=1)
-        low, high = (spread * ((n - 1) / chi2.ppf(q, n - 1)) ** 0.5 for q in (0.975, 0.025))
-        found = Interval(spread, low, high, spread / (2 * (n - 1)) ** 0.5)
-        yield from _say(bench, CLAIMS["stable"].judged(found, n), {"eps": budget(bench), "threat": threat})
+        yield from _say(bench, CLAIMS["stable"].judged(spread(values), len(values)),
+                        {"eps": budget(bench), "threat": threat})

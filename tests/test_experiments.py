@@ -9,7 +9,8 @@ import pytest
 from purimetry.compression.attacks.ensemble import standard_attacks
 from purimetry.compression.protocol import BPDA, FULL, fixed, fresh
 from purimetry.compression.records import read_records
-from purimetry.experiments import attack_peers
+from purimetry.experiments import alp_cells, attack_peers
+from purimetry.experiments.alp_protocols import Case
 from purimetry.experiments.autoencoders import THREATS
 from purimetry.experiments.command_line import EXPERIMENTS, MAIN
 from purimetry.experiments.configuration import Configuration, Training
@@ -54,9 +55,18 @@ FEWER = {
     },
     "rates_causes": {"TIMES": (10,), "SCHEDULES": (100, 200)},
     "preflight": {"defences": lambda bench: [BARE]},
+    "alp_protocols": {
+        "CASES": (Case("draw", fixed(), "full", ("pgd", "square")), Case("ensemble", fresh(), "bpda")),
+        "standard_attacks": last_attack,
+    },
+    "alp_compression": {"compared": lambda bench: [*alp_cells.compared(bench)[:2], *bench.middle_cells[:1]]},
+    "alp_hierarchy": {"KNOWN": ("classifier", "defence"), "REPEATS": 3, "DIFFPURE": 20},
     "protocols": {"PROTOCOLS": (fixed(), fresh(2)), "gradients": lambda bench, cell: {**FULL, **BPDA}},
 }
 """Less of experiments that would compile dozens of programs, one kind of each left."""
+
+JOINED = {"alp_claims": ("alp_protocols", "alp_hierarchy")}
+"""Experiments whose work another one does itself where it is lacking."""
 
 
 def shards(folder: Path) -> dict[str, int]:
@@ -66,8 +76,9 @@ def shards(folder: Path) -> dict[str, int]:
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_an_experiment_measures_resumes_and_is_shown(name, tmp_path, cache, monkeypatch):
     experiment, drawing = (import_module(f"purimetry.{home}.{name}") for home in ("experiments", "figures"))
-    for constant, fewer in FEWER.get(name, {}).items():
-        monkeypatch.setattr(experiment, constant, fewer)
+    for part in (name, *JOINED.get(name, ())):
+        for constant, fewer in FEWER.get(part, {}).items():
+            monkeypatch.setattr(import_module(f"purimetry.experiments.{part}"), constant, fewer)
     bench = Workbench(Configuration(out=tmp_path / "out", cache=cache, **TINY))
     for piece in experiment.pieces(bench):
         piece.compute()
