@@ -35,6 +35,15 @@ EXPERIMENTS = {
     "gaussian_field": "compression in a Gaussian's score field, exactly and to first order (Fig. 4a, b, Table S1)",
     "diffusion_steps": "compression of each step of the diffusion model, on and off the manifold (Fig. 4c, d)",
     "manifold": "what the purifier leaves on and off the data manifold, and where adversarial directions lie",
+    "alp_sigma": "where ALP's learned latent noise ends, over five trials (alp Fig. 2)",
+    "alp_matrix": "ALP under FGSM of three budgets at five noise levels: the robustness matrix (alp Sec. A)",
+    "alp_tradeoff": "PSNR and defence accuracy of ALP against its noise (alp Fig. 3)",
+    "alp_trials": "five trainings of ALP: mean, standard deviation, purified images (alp Fig. 5, App. A)",
+    "alp_hierarchy": "ALP, adversarial training and both: robust accuracy, PSNR, latency (ALP Table II)",
+    "alp_tsne": "does ALP return attacked images to their class in the classifier's features? (ALP Fig. 4)",
+    "alp_protocols": "ALP under every protocol, gradient and attack, alone and as an ensemble",
+    "alp_compression": "autoencoder purifiers beside diffusion: rates, SNR, Jacobians, predictors, robust accuracy",
+    "alp_claims": "ALP's claims with a verdict each: gradient masking, sigma's optimum, speed, stability",
     "exact_theory": "rate, SNR, robust accuracy of known distributions: exact, estimated, as the paper approximates",
 }
 """Every experiment, in an order in which each finds what it joins."""

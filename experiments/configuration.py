@@ -67,6 +67,8 @@ class Training:
     """Budget of its adversaries, l_inf in pixel units."""
     robust_beta: float = 6.0
     """Weight of robustness against clean accuracy in its loss (TRADES)."""
+    autoencoder_steps: int = 1000
+    """Optimiser steps of each autoencoder, 64 images each."""
     classifier_channels: tuple[int, ...] = (16, 32)
     """Width of each level of the classifier."""
     denoiser_channels: tuple[int, ...] = (16, 32)
@@ -199,5 +201,6 @@ def quick(configuration: Configuration) -> Configuration:
     return replace(
         configuration, images=min(configuration.images, 32), samplers=("ddpm", "ddim"), t_stars=(2, 5), eps=(0.1,),
         seeds=configuration.seeds[:2], draws=8, attack_steps=8, ensemble_steps=20, square_queries=200, bootstrap=200,
-        training=replace(configuration.training, classifier_steps=500, denoiser_steps=1000, robust_steps=500),
+        training=replace(configuration.training, classifier_steps=500, denoiser_steps=1000, robust_steps=500,
+                         autoencoder_steps=300),
     )

@@ -5,9 +5,11 @@ import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jaxtyping import Float
 
 from ..compression import schedules
 from ..compression.data.dataset import Bytes, Dataset
@@ -112,6 +114,20 @@ def autoencoder(
     training: Training, dataset: Dataset, cache: Path, bottleneck: Bottleneck = Bottleneck()
 ) -> tuple[Network, str]:
     """The trained `networks.autoencoder.Autoencoder` and its weights' SHA-256; `training` only gives the seed."""
+    return _autoencoder(training, dataset, cache, bottleneck)[:2]
+
+
+def sigma_path(
+    training: Training, dataset: Dataset, cache: Path, bottleneck: Bottleneck = Bottleneck()
+) -> Float[np.ndarray, "steps *latent"]:
+    """A learned sigma after each step of the training of `autoencoder`: of the weights, not of their average."""
+    path = _autoencoder(training, dataset, cache, bottleneck)[2]
+    if path is None:
+        raise ValueError(f"sigma is held at {bottleneck.sigma} and has no path; set learned=True")
+    return path
+
+
+def _autoencoder(training, dataset, cache, bottleneck):
 
     def build() -> nnx.Module:
         rngs = nnx.Rngs(training.seed)
@@ -120,7 +136,10 @@ def autoencoder(
             bottleneck.blocks, rngs=rngs,
         )
 
-    return _trained_autoencoder("autoencoder", build, asdict(bottleneck), bottleneck, training.seed, dataset, cache)
+    watch = (lambda weights: weights["log_sigma"][...]) if bottleneck.learned else None
+    network, sha, logs = _trained_autoencoder(
+        "autoencoder", build, asdict(bottleneck), bottleneck, training.seed, dataset, cache, watch)
+    return network, sha, logs if logs is None else np.exp(autoencoders.PACE * logs)
 
 
 def variational(
@@ -135,25 +154,36 @@ def variational(
         )
 
     own = {name: value for name, value in asdict(bottleneck).items() if name not in ("sigma", "learned")}
-    return _trained_autoencoder("variational", build, own, bottleneck, training.seed, dataset, cache)
+    return _trained_autoencoder("variational", build, own, bottleneck, training.seed, dataset, cache)[:2]
 
 
-def _trained_autoencoder(name, build, determinants, bottleneck, seed, dataset, cache):
+def _trained_autoencoder(name, build, determinants, bottleneck, seed, dataset, cache, watch=None):
     versions = name, autoencoders.VERSION, autoencoder_losses.VERSION
     loss = autoencoder_losses.reconstruction
     if bottleneck.pixel_noise:
         loss = autoencoder_losses.distortion_rate(bottleneck.pixel_noise)
     recipe = loop.Recipe(bottleneck.steps, bottleneck.batch, bottleneck.learning_rate)
-    return _trained(name, build, (*versions, determinants), loss, recipe, seed, dataset, cache)
+    return _watched(name, build, (*versions, determinants), loss, recipe, seed, dataset, cache, watch)
 
 
-def _trained(name, build, determinants, loss, recipe, seed, dataset, cache) -> tuple[Network, str]:
+def _trained(*what) -> tuple[Network, str]:
+    return _watched(*what)[:2]
+
+
+def _watched(name, build, determinants, loss, recipe, seed, dataset, cache, watch=None):
+    """The network, its SHA-256, and what `watch` says of its weights after each step, None where nothing is asked."""
     mark = fingerprint(determinants, recipe.__dict__, losses.VERSION, seed, dataset.fingerprint)
-    finished, unfinished = (Path(cache) / f"{name}-{mark}{end}.safetensors" for end in ("", "-training"))
+    finished, unfinished, watched = (
+        Path(cache) / f"{name}-{mark}{end}.safetensors" for end in ("", "-training", "-watched"))
     network = pure(nnx.eval_shape(build))  # without weights: initialising them takes seconds
-    found = _load(finished, network.state)
+    found, seen = _load(finished, network.state), None
+    if watch is not None:
+        one = jax.eval_shape(watch, network.state)
+        seen = _load(watched, np.zeros((recipe.steps, *one.shape), one.dtype))
+        found = found if seen is not None else None
+        seen = np.zeros((recipe.steps, *one.shape), one.dtype) if seen is None else np.array(seen[0])
     if found is not None:
-        return network.with_state(found[0]), found[1]
+        return network.with_state(found[0]), found[1], seen
     network = pure(build())
     state = _load(unfinished, loop.start(network, recipe))
     began, first = time.perf_counter(), 0 if state is None else int(state[0].step)
@@ -161,16 +191,22 @@ def _trained(name, build, determinants, loss, recipe, seed, dataset, cache) -> t
 
         def on_step(state: loop.TrainState, value: float) -> None:
             step = int(state.step)
+            if watch is not None:
+                seen[step - 1] = watch(state.weights)
             if step % CHECKPOINT == 0:
+                if watch is not None:
+                    save_tree(watched, seen)
                 save_tree(unfinished, state)
             rate = (step - first) / (time.perf_counter() - began)
             show(step / recipe.steps, f"loss {value:.4f}  {rate:.0f} steps/s")
 
         images, labels = jnp.asarray(_stored(dataset.train_images)), jnp.asarray(dataset.train_labels)
         network = loop.fit(network, loss, images, labels, recipe, seed, state and state[0], on_step)
+    if watch is not None:
+        save_tree(watched, seen)
     sha = save_tree(finished, network.state)
     unfinished.unlink(missing_ok=True)
-    return network, sha
+    return network, sha, seen
 
 
 def _stored(images):

@@ -16,7 +16,7 @@ perturbation at the anchor reached, so they cost gradients of the classifier alo
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -80,20 +80,23 @@ def survivors(bench: Workbench, cell: Cell, eps: float) -> Arrays:
 
 
 class Evidence:
-    """Everything predictions of the whole grid depend on, so that a bootstrap can resample its images."""
+    """Everything predictions of the whole grid depend on, so that a bootstrap can resample its images.
 
-    def __init__(self, bench: Workbench):
-        seed = bench.configuration.seeds[0]
-        self.grid = [(cell, eps) for cell in bench.cells for eps in bench.configuration.eps]
+    cells: the grid's unless told.
+    """
+
+    def __init__(self, bench: Workbench, cells: Sequence[Cell] | None = None):
+        seed, cells = bench.configuration.seeds[0], bench.cells if cells is None else cells
+        self.grid = [(cell, eps) for cell in cells for eps in bench.configuration.eps]
         self.n = len(bench.images)
         self.measured = np.stack([attacked(bench, *at, "converged")["broken_at"] < 0 for at in self.grid])
         self.gradients = np.stack([attacked(bench, *at, "converged")["gradients"] for at in self.grid]).mean()
         self.rates = np.stack([rates(bench, *at, seed)["l2"] for at in self.grid])
         self.clean = distances(bench, BARE)
-        self.anchors = {cell: distances(bench, cell) for cell in bench.cells}
+        self.anchors = {cell: distances(bench, cell) for cell in cells}
         said = [survivors(bench, *at) for at in self.grid]
         self.said = {name: np.stack([s[name] for s in said]) for name in said[0]}
-        self.clean_accuracy = np.stack([anchors(bench, cell, seed)["margin"] < 0 for cell in bench.cells])
+        self.clean_accuracy = np.stack([anchors(bench, cell, seed)["margin"] < 0 for cell in cells])
 
     def predicted(self, predictor: str, images: np.ndarray) -> np.ndarray:
         """Robust accuracy (%) of every cell as predicted from a (re)sample of the images."""

@@ -77,13 +77,18 @@ def run(bench: Workbench) -> list[Measurement]:
     return bench.write("preflight", [m for cell in each("preflight", defences(bench)) for m in _measure(bench, cell)])
 
 
-def _measure(bench: Workbench, cell: Cell) -> Iterator[Measurement]:
-    arrays, at = checked(bench, cell), {**cell.at, "eps": budget(bench)}
-    outcomes = [json.loads(str(flaw)) for flaw in arrays["found"]]
-    for flaw in outcomes:
+def outcomes(bench: Workbench, cell: Cell) -> list[dict]:
+    """Check, outcome and, of flaws, what was found, of every check of a defence; warns of the flaws."""
+    arrays = checked(bench, cell)
+    flaws = [json.loads(str(flaw)) for flaw in arrays["found"]]
+    for flaw in flaws:
         warnings.warn(f"{cell}: {flaw['outcome']} of preflight, {flaw['found']}", stacklevel=2)
-    for outcome in ("passed", "skipped"):
-        outcomes += [{"check": str(name), "outcome": outcome, "found": ""} for name in arrays[outcome]]
-    for outcome in outcomes:
+    return flaws + [{"check": str(name), "outcome": outcome, "found": ""} for outcome in ("passed", "skipped")
+                    for name in arrays[outcome]]
+
+
+def _measure(bench: Workbench, cell: Cell) -> Iterator[Measurement]:
+    for outcome in outcomes(bench, cell):
         found = float(outcome["outcome"] in ("error", "warning"))
-        yield bench.measurement("preflight", "flaws", found, None, count(bench), "flaws", {**at, **outcome})
+        yield bench.measurement("preflight", "flaws", found, None, count(bench), "flaws",
+                                {**cell.at, "eps": budget(bench), **outcome})

@@ -77,7 +77,7 @@ def pieces(bench: Workbench) -> list[Piece]:
 
 def run(bench: Workbench) -> list[Measurement]:
     """Measure every sampler at the middle t*."""
-    still = [str(cell) for cell in bench.middle_cells if not _is_random(measured(bench, cell))]
+    still = [str(cell) for cell in bench.middle_cells if not is_random(measured(bench, cell))]
     if still:
         bench.lacking("randomness", [f"The SNR of {', '.join(still)}, whose output hardly depends on xi at some",
                                      "image; a larger --t-stars gives it one."])
@@ -85,7 +85,7 @@ def run(bench: Workbench) -> list[Measurement]:
     return bench.write("randomness", [m for cell in cells for m in _measure(bench, cell)])
 
 
-def _is_random(found: Arrays) -> bool:
+def is_random(found: Arrays) -> bool:
     """Whether the internal variance is more than what rounding leaves of none."""
     return bool((found["internal"] > np.finfo(np.float32).eps * found["input"]).all())
 
@@ -97,7 +97,7 @@ def _measure(bench: Workbench, cell: Cell) -> Iterator[Measurement]:
                          "total": given + internal, "total_direct": direct,
                          "total_gap": direct - given - internal}.items():
         yield bench.mean(name, "variance", values, "squared pixels, a mean over pixels", {**at, "of": kind})
-    if _is_random(found):
+    if is_random(found):
         yield bench.mean(name, "snr", given / internal, "ratio", at)
         means = bootstrap(lambda a, b: float(a.mean() / b.mean()), given, internal,
                           resamples=bench.configuration.bootstrap)

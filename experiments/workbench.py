@@ -71,6 +71,7 @@ class Workbench:
         checks.check_images(self.images)
         checks.check_labels(self.labels, len(self.images), self.dataset.classes)
         self._purifiers: dict[Cell, Purifier] = {}
+        self._lent: dict[Cell, Callable[[], Purifier]] = {}
         self._given = self._read_networks()
         self._check_times()
         weights = {name: given.determinants for name, given in self._given.items()}
@@ -196,14 +197,21 @@ class Workbench:
         if cell == BARE:
             return identity
         if cell not in self._purifiers:
-            if not self._covered(cell.t_star):
-                warnings.warn(f"{cell} begins beyond t = {self._trained_until}, until which the denoiser was trained; "
-                              "what it measures says little", stacklevel=2)
-            predictor = noise_of(self.velocity) if cell.sampler in OF_VELOCITY else self.denoiser
-            made = diffusion(predictor, SAMPLERS[cell.sampler](self.schedule, cell.t_star))
+            made = self._lent[cell]() if cell in self._lent else self._diffusion(cell)
             checks.check_purifier(made, self.images[:2], self.keys()[:2])
             self._purifiers[cell] = made
         return self._purifiers[cell]
+
+    def _diffusion(self, cell: Cell) -> Purifier:
+        if not self._covered(cell.t_star):
+            warnings.warn(f"{cell} begins beyond t = {self._trained_until}, until which the denoiser was trained; "
+                          "what it measures says little", stacklevel=3)
+        predictor = noise_of(self.velocity) if cell.sampler in OF_VELOCITY else self.denoiser
+        return diffusion(predictor, SAMPLERS[cell.sampler](self.schedule, cell.t_star))
+
+    def lend(self, cell: Cell, make: Callable[[], Purifier]) -> None:
+        """Let a purifier outside the grid, made when first used, stand as a cell for whatever measures cells."""
+        self._lent[cell] = make
 
     def pieces(self, cells: list[Cell], measure: Callable) -> list[Piece]:
         """`measure(bench, cell)`, an iterator of measurements, for each cell as work for any process.

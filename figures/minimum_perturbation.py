@@ -53,8 +53,9 @@ def draw(folder: Path) -> Figure:
 
 
 def perturbations(folder: Path, shown: Unit) -> dict[str, Arrays]:
-    """Minimum perturbations at clean images and anchors by cell, in a unit."""
-    found = read_shards(folder, "minimum_perturbation")
+    """Minimum perturbations at clean images and the grid's anchors by cell, in a unit; other purifiers are left out."""
+    found = {name: arrays for name, arrays in read_shards(folder, "minimum_perturbation").items()
+             if name.rpartition("-t")[0] in style.SAMPLER_NAMES}
     return {name: {**arrays, "distance": shown.factor * arrays["distance"]} for name, arrays in found.items()}
 
 

@@ -17,6 +17,8 @@ SECTIONS = (
     "prediction", "hypotheses", "diagnosis", "robust_accuracy", "preflight", "protocols", "attack_peers", "rates",
     "rates_causes", "rates_timesteps", "minimum_perturbation", "anchors", "distances", "distribution", "randomness",
     "randomness_evaluation", "manifold", "diffusion_steps", "gaussian_field", "exact_theory", "examples", "training",
+    "alp_matrix", "alp_tradeoff", "alp_sigma", "alp_trials",
+    "alp_claims", "alp_protocols", "alp_compression", "alp_hierarchy", "alp_tsne",
 )
 """Experiments by what the reader wants to know first; each has a module here with TITLE, CAPTION, draw and tables."""
 

@@ -144,14 +144,15 @@ def test_autoencoders_are_cached_by_what_determines_them(tmp_path, monkeypatch):
     base = dict(latent=2, channels=(4,), steps=2, batch=4)
     train = lambda seed=0, build=models.autoencoder, **more: build(
         Training(seed=seed), tiny(), tmp_path, models.Bottleneck(**{**base, **more}))
+    weights = lambda: [path for path in tmp_path.iterdir() if "watched" not in path.name]
     network, sha = train()
-    assert train()[1] == sha and len(given) == 1 == len(list(tmp_path.iterdir()))
+    assert train()[1] == sha and len(given) == 1 == len(weights())
     assert network.module.sigma == pytest.approx(0.5)
     fixed = train(learned=False)[0]
     assert fixed.module.sigma == 0.5 and len(jax.tree.leaves(fixed)) == len(jax.tree.leaves(network)) - 1
     train(1), train(sigma=0.4), train(sigma=(0.5, 0.5)), train(pixel_noise=0.1), train(steps=3), train(blocks=0)
     train(pixel_noise=0.0, sigma=0.0, learned=False)
-    assert len(given) == 9 == len(list(tmp_path.iterdir()))
+    assert len(given) == 9 == len(weights())
     assert {images for images, *_ in given} == {jnp.dtype("uint8")}
     assert given[0][1:] == (False, 2, 4, 0) and given[2][4] == 1 and given[6][2] == 3 and given[8][1]
     train(build=models.variational), train(build=models.variational, sigma=0.4, learned=False)
@@ -159,8 +160,15 @@ def test_autoencoders_are_cached_by_what_determines_them(tmp_path, monkeypatch):
 
 
 def test_a_short_training_moves_a_learned_sigma(tmp_path):
-    network, _ = models.autoencoder(Training(), tiny(), tmp_path, models.Bottleneck(2, channels=(4,), steps=2, batch=4))
+    what = Training(), tiny(), tmp_path, models.Bottleneck(2, channels=(4,), steps=2, batch=4)
+    network, _ = models.autoencoder(*what)
     assert abs(network.module.sigma / 0.5 - 1) > 1e-3
+    path = models.sigma_path(*what)
+    assert path.shape == (2,) and abs(path[-1] / 0.5 - 1) > 1e-3
+    next(tmp_path.glob("*-watched*")).unlink()
+    np.testing.assert_array_equal(models.sigma_path(*what), path)  # trained again
+    with pytest.raises(ValueError, match="sigma is held at 0.5 and has no path"):
+        models.sigma_path(*what[:3], models.Bottleneck(2, learned=False, channels=(4,), steps=2, batch=4))
 
 
 @pytest.mark.parametrize("arguments, message", [

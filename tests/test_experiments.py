@@ -9,7 +9,9 @@ import pytest
 from purimetry.compression.attacks.ensemble import standard_attacks
 from purimetry.compression.protocol import BPDA, FULL, fixed, fresh
 from purimetry.compression.records import read_records
-from purimetry.experiments import attack_peers
+from purimetry.experiments import alp_cells, attack_peers
+from purimetry.experiments.alp_protocols import Case
+from purimetry.experiments.autoencoders import THREATS
 from purimetry.experiments.command_line import EXPERIMENTS, MAIN
 from purimetry.experiments.configuration import Configuration, Training
 from purimetry.experiments.workbench import BARE, Workbench
@@ -27,7 +29,8 @@ TINY = {
     "bootstrap": 20, "eps_factors": (0.5, 1.0),
     "respaced": 200,  # so that t* = 2 is among those of `rates_timesteps`
     "training": Training(
-        classifier_steps=200, denoiser_steps=50, robust_steps=20, classifier_channels=(8,), denoiser_channels=(8,),
+        classifier_steps=200, denoiser_steps=50, robust_steps=20, autoencoder_steps=10, classifier_channels=(8,),
+        denoiser_channels=(8,),
     ),
 }
 
@@ -46,14 +49,28 @@ def forget():
 
 
 FEWER = {
+    "alp_matrix": {"SIGMAS": (0.0, 0.5), "THREATS": {name: THREATS[name] for name in ("classifier", "fixed")}},
+    "alp_sigma": {"STARTS": (0.5, 0.05)},
+    "alp_tradeoff": {"CELLS": (("test", 0.5), ("test", "learned"), ("wide", "learned"), ("trained", 0.0)),
+                     "THREATENED": ("classifier",)},
+    "alp_trials": {"STARTS": (0.5, 0.05), "SIGMAS": (0.0, 0.5), "PGD": ("classifier",)},
     "attack_peers": {
         "ATTACKS": {"square": "square"}, "standard_attacks": last_attack, "DEFENCES": (attack_peers.PURIFIED,),
     },
     "rates_causes": {"TIMES": (10,), "SCHEDULES": (100, 200)},
     "preflight": {"defences": lambda bench: [BARE]},
+    "alp_protocols": {
+        "CASES": (Case("draw", fixed(), "full", ("pgd", "square")), Case("ensemble", fresh(), "bpda")),
+        "standard_attacks": last_attack,
+    },
+    "alp_compression": {"compared": lambda bench: [*alp_cells.compared(bench)[:2], *bench.middle_cells[:1]]},
+    "alp_hierarchy": {"KNOWN": ("classifier", "defence"), "REPEATS": 3, "DIFFPURE": 20},
     "protocols": {"PROTOCOLS": (fixed(), fresh(2)), "gradients": lambda bench, cell: {**FULL, **BPDA}},
 }
 """Less of experiments that would compile dozens of programs, one kind of each left."""
+
+JOINED = {"alp_claims": ("alp_protocols", "alp_hierarchy")}
+"""Experiments whose work another one does itself where it is lacking."""
 
 
 def shards(folder: Path) -> dict[str, int]:
@@ -63,8 +80,9 @@ def shards(folder: Path) -> dict[str, int]:
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_an_experiment_measures_resumes_and_is_shown(name, folder, monkeypatch):
     experiment, drawing = (import_module(f"purimetry.{home}.{name}") for home in ("experiments", "figures"))
-    for constant, fewer in FEWER.get(name, {}).items():
-        monkeypatch.setattr(experiment, constant, fewer)
+    for part in (name, *JOINED.get(name, ())):
+        for constant, fewer in FEWER.get(part, {}).items():
+            monkeypatch.setattr(import_module(f"purimetry.experiments.{part}"), constant, fewer)
     configuration = Configuration(out=folder / "out", cache=folder / "cache", **TINY)
     bench = Workbench(configuration)
     for piece in experiment.pieces(bench):

@@ -14,6 +14,8 @@ For linear E and D and Gaussian images its optimum is known: s over the mean sta
 directions (`theory.linear_autoencoder`), and is reached from any start.
 """
 
+from functools import cache
+
 import jax.numpy as jnp
 
 from ..networks.autoencoder import Posterior
@@ -32,11 +34,12 @@ def reconstruction(network: Network, x: Image, label: Label, key: Key) -> Scalar
     return jnp.mean((module.decode(draw(module.encode(x), key)) - x) ** 2)
 
 
+@cache
 def distortion_rate(pixel_noise: float) -> ImageLoss:
     """mean (x - D(z))^2 + 2 s^2 R(x) / d, the objective of ALP and of a VAE.
 
     pixel_noise: s > 0, in pixel units: the error that counts as half a nat per pixel. The larger, the more noise and
-        compression; at 0 it would be `reconstruction`.
+        compression; at 0 it would be `reconstruction`. Equal ones are one function, so that trainings share programs.
 
     >>> import jax
     >>> from flax import nnx

@@ -1,0 +1,74 @@
+"""What ALP's claims are judged by: joined attacks, effects, and estimates of large Jacobians against exact ones."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import purimetry as pm
+import pytest
+from purimetry.compression.jacobian import participation_ratio
+from purimetry.compression.statistics import spread, student
+from purimetry.experiments import alp_claims, alp_compression, alp_protocols, alp_tsne
+
+KEY = pm.configuration(0, 0)
+
+
+def row(gradient, robust, reading="mean", defence="draw", attack="pgd"):
+    at = {"defence": defence, "protocol": "fixed xi", "n": 8, "reading": reading, "gradient": gradient,
+          "attack": attack}
+    return at, np.array(robust), np.ones(len(robust))
+
+
+def test_what_all_attacks_leave_is_the_least_of_each_image_and_kinds_are_kept_apart():
+    rows = [row("full", [1.0, 0.0]), row("bpda", [0.5, 1.0]), row("full", [1.0, 1.0], reading="worst")]
+    (mean, left), (worst, alone) = alp_protocols.together(rows)
+    assert (mean["reading"], mean["attack"], worst["reading"]) == ("mean", "all", "worst")
+    np.testing.assert_array_equal(left, [0.5, 0.0])
+    np.testing.assert_array_equal(alone, [1.0, 1.0])
+
+
+def test_masking_is_what_attacks_with_the_gradient_leave_beyond_those_without(monkeypatch):
+    rows = [row("full", [1.0, 1.0, 0.0]), row("full", [1.0, 0.0, 0.0], attack="square"), row("bpda", [0.0, 1.0, 1.0]),
+            row("full", [0.0, 0.0, 0.0], attack="standard"), row("bpda", [0.0, 0.0, 0.0], defence="ensemble")]
+    monkeypatch.setattr(alp_protocols, "everything", lambda bench, eps: rows)
+    np.testing.assert_array_equal(alp_claims.masking(None, 0.1), [1.0, 1.0, 0.0])
+
+
+def test_attack_is_taken_back_wholly_not_at_all_or_made_worse():
+    clean, attacked = np.array([1.0, 2.0]), np.array([3.0, 4.0])
+    taken_back = partial(alp_tsne._taken_back, attacked, clean=clean)
+    assert (taken_back(clean), taken_back(attacked), taken_back(attacked + 1)) == (100, 0, -50)
+
+
+def test_a_map_keeps_clusters_together_and_is_the_same_each_time():
+    centres = 20 * np.eye(3)[np.arange(24) % 3]
+    features = centres + np.random.default_rng(0).normal(size=(24, 3))
+    found = alp_tsne.mapped(features)
+    distance = np.linalg.norm(found[:, None] - found, axis=2) + np.where(np.eye(24), np.inf, 0)
+    assert (distance.argmin(1) % 3 == np.arange(24) % 3).all()
+    np.testing.assert_array_equal(found, alp_tsne.mapped(features))
+
+
+def test_sketched_spectrum_of_a_linear_purifier_is_the_exact_one():
+    """The participation ratio's relative error is about sqrt(2 / draws) times a factor of the spectrum's shape, < 1."""
+    scale = jnp.linspace(0.2, 2.0, 48).reshape(4, 4, 3)
+    rotation = jnp.linalg.qr(jax.random.normal(jax.random.key(1), (48, 48)))[0]
+    linear = lambda x, key: (rotation @ (scale * x).ravel()).reshape(x.shape)
+    largest, rank = alp_compression._sketched(400, linear, jnp.full((4, 4, 3), 0.5), KEY)
+    assert largest == pytest.approx(2.0, rel=0.01)  # of 12 Krylov steps: the spectrum is dense at its end
+    assert rank == pytest.approx(float(participation_ratio(scale.ravel())), rel=3 * (2 / 400) ** 0.5)
+
+
+@pytest.mark.parametrize("interval", [student, spread])
+def test_intervals_of_few_values_cover_the_truth_as_often_as_they_say(interval):
+    """Of 2000 samples of 5: 95 % within three standard errors, 1.5 %."""
+    samples, truth = np.random.default_rng(0).normal(3.0, 2.0, (2000, 5)), {student: 3.0, spread: 2.0}[interval]
+    found = [interval(sample) for sample in samples]
+    assert np.mean([one.low <= truth <= one.high for one in found]) == pytest.approx(0.95, abs=0.015)
+
+
+@pytest.mark.parametrize("interval", [student, spread])
+def test_one_value_has_no_interval(interval):
+    with pytest.raises(ValueError, match="length >= 2"):
+        interval(np.array([1.0]))
