@@ -176,16 +176,16 @@ def _watched(name, build, determinants, loss, recipe, seed, dataset, cache, watc
     finished, unfinished, watched = (
         Path(cache) / f"{name}-{mark}{end}.safetensors" for end in ("", "-training", "-watched"))
     network = pure(nnx.eval_shape(build))  # without weights: initialising them takes seconds
-    found, seen = _load(finished, network.state), None
+    found, seen, whole = _load(finished, network.state), None, True
     if watch is not None:
         one = jax.eval_shape(watch, network.state)
-        seen = _load(watched, np.zeros((recipe.steps, *one.shape), one.dtype))
-        found = found if seen is not None else None
-        seen = np.zeros((recipe.steps, *one.shape), one.dtype) if seen is None else np.array(seen[0])
-    if found is not None:
+        seen = np.zeros((recipe.steps, *one.shape), one.dtype)
+        if whole := (kept := _load(watched, seen)) is not None:
+            seen = np.array(kept[0])
+    if found is not None and whole:
         return network.with_state(found[0]), found[1], seen
     network = pure(build())
-    state = _load(unfinished, loop.start(network, recipe))
+    state = _load(unfinished, loop.start(network, recipe)) if whole else None
     began, first = time.perf_counter(), 0 if state is None else int(state[0].step)
     with bar(f"train {name}") as show:
 

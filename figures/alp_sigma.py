@@ -41,6 +41,8 @@ def draw(folder: Path) -> Figure:
         axis.set(xlabel="training (steps)", ylabel="σ (latent units)")
     _path(whole, records, style.BLACK, linestyle="--", objective="reconstruction")
     whole.set_yscale("log")
+    whole.yaxis.set_major_formatter("{x:g}")
+    whole.yaxis.set_minor_formatter("")
     last = max(distinct(records, "step"))
     late = np.array([m.value for m in select(records, "sigma", objective="distortion + rate")
                      if m.at["step"] >= last / 2] + [linear, paper_alp.SIGMA])

@@ -70,10 +70,11 @@ def _learned(axis: Axes, records: list[Measurement]) -> None:
                   markerfacecolor="white", markersize=9)
     axis.legend(handles=[Line2D([], [], color=style.GREY, marker="*", markerfacecolor="white", linestyle="",
                                 markersize=8, label="document")])
-    axis.set_xticks(range(len(found)), [THREATS[m.at["threat"]][2].replace("attack ", "").replace(" the ", "\nthe ")
-                                        for m in found])
+    names = {"none": "no attack", "classifier": "on the\nclassifier alone", "ensemble": "through\nthe ensemble"}
+    axis.set_xticks(range(len(found)), [names[m.at["threat"]] for m in found])
     axis.set_xlim(-0.5, len(found) - 0.3)
     style.accuracy_axis(axis, "accuracy (%)")
+    axis.set_xlabel("what PGD-7 knows")
 
 
 def _mosaic(axis: Axes, grid: np.ndarray) -> None:
