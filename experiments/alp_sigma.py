@@ -1,7 +1,7 @@
 """Where a learned latent noise ends, whatever it begins at, and that reconstruction alone drives it to 0 (alp Fig. 2).
 
 Command: purimetry run alp_sigma
-Time: about 3 minutes of one core of an AMD EPYC, half of it on 2; trainings are kept.
+Time: about 3 minutes of one core of an AMD EPYC, by estimate, half of it on 2; trainings are kept.
 Expect: on digits the first trial, from 0.5, comes to 0.34 in 300 steps and ends at 0.328; the linear optimum is 0.266.
 The document has 0.219 on CIFAR-10.
 
