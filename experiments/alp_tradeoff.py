@@ -1,8 +1,9 @@
 """What ALP's noise costs in fidelity and buys in robustness: PSNR and defence accuracy against sigma (alp Fig. 3).
 
 Command: purimetry run alp_tradeoff
-Time: TIME
-Expect: EXPECT
+Time: about 4 minutes of one core of an AMD EPYC after alp_matrix, by estimate, half of it on 2.
+Expect: PSNR to fall with sigma, as in the document. Its accuracy peaks at sigma = 0.5, which is no peak under the FGSM
+of `alp_matrix` on digits.
 
 PSNR of purified clean images under one draw, clean accuracy of the ensemble of 20, and its accuracy under PGD-7 that
 knows the classifier alone or goes through the ensemble, whose draws are held between attack and decision. Budget:

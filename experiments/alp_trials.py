@@ -1,8 +1,8 @@
 """Whether ALP depends on its seed: five trainings, their mean and standard deviation (alp Fig. 5, App. A).
 
 Command: purimetry run alp_trials
-Time: TIME
-Expect: EXPECT
+Time: about 3 minutes of one core of an AMD EPYC after alp_sigma, by estimate, half of it on 2.
+Expect: a standard deviation over trials beside the document's 1.94 points, of other images, classifier and budget.
 
 The trials of `alp_sigma`: each has its own seed of weights, batches and noise, and its own first sigma. At every sigma
 of the matrix, in place of the learned one, and every budget: accuracy of the ensemble of 20 under FGSM through it, its

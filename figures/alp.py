@@ -14,7 +14,7 @@ THREATS = {
 }
 """Colour, marker and words of what an attack knows."""
 
-READINGS = {"none": "no purifier", "test": "sigma changed after training", "trained": "trained at each sigma",
+READINGS = {"none": "no purifier", "test": "σ changed after training", "trained": "trained at each σ",
             "wide": "512 channels, changed after training"}
 """What "at sigma" means."""
 

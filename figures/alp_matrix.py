@@ -37,7 +37,7 @@ def draw(folder: Path) -> Figure:
         sigma_axis(axis, distinct(records, "sigma"))
     for axis, reading in zip(axes[:, 0], readings, strict=True):
         axis.set_ylabel(f"{READINGS[reading]}\naccuracy (%)")
-    style.letter(list(axes.ravel()), len(readings) * [THREATS[threat][2] for threat in threats])
+    style.letter(list(axes.ravel()), len(readings) * [THREATS[threat][2].removeprefix("attack ") for threat in threats])
     handles = [Line2D([], [], color=colour, marker="o", label=f"ε = {budget(eps)}" if eps else "no attack")
                for eps, colour in zip(sorted(distinct(records, "eps")), BUDGETS, strict=False)]
     handles += [Line2D([], [], color=style.GREY, linestyle="--", label="bare classifier"),

@@ -21,7 +21,7 @@ CAPTION = (
     "under PGD-7 through the ensemble: with the noise changed after training, and with an autoencoder trained at each. "
     "Vertical lines: the learned σ, and dotted, where the document's accuracy peaks. 95 % intervals over images."
 )
-LOOKS = {"test": (style.BLUE, "o"), "trained": (style.GREEN, "s"), "wide": (style.PURPLE, "^")}
+LOOKS = {"test": (style.BLUE, "o"), "trained": (style.SKY, "s"), "wide": (style.PURPLE, "^")}
 
 
 @style.applied()
