@@ -2,22 +2,53 @@
 
 Every measurement is a function of one image. `over_images` compiles it once for a shard of fixed size and
 feeds it shard by shard, padding the last, so that neither the number of images nor their grouping changes
-the compiled program, and with it the result.
+the compiled program, and with it the result. Where a process has several devices, each of them runs that same
+program on a shard of its own at the same time, so their number does not change results either.
 """
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from .callables import as_pytree
 
 SHARD, VALUES = 64, 49_152
-"""Images in one compiled call: at most SHARD, and no more than VALUES numbers of them in all (16 CIFAR images), for
-what a gradient keeps of a large image is large."""
+"""Images that a device is given in one compiled call: at most SHARD, and no more than VALUES numbers of them in all (16
+CIFAR images), for what a gradient keeps of a large image is large."""
+
+BYTES = 65_536
+"""Memory for each of those numbers where the device says how much it has (accelerators do). A gradient through Ho et
+al.'s UNet holds 11 kB; a rate holds several draws."""
+
+_told: ContextVar[int | None] = ContextVar("told", default=None)
+
+
+@contextmanager
+def calls_of(images: int | None) -> Iterator[None]:
+    """Give a device so many images in one compiled call, whatever is measured within; None leaves it to `shard_size`.
+
+    Fewer for a network whose gradients would not fit the device's memory (`OutOfMemory` says what does), more for a
+    device that they do not keep busy. A measurement's own `size` counts where it is smaller. Results differ from those
+    of other sizes by rounding only: the compiler may order sums differently.
+
+    >>> with calls_of(2):
+    ...     over_images(lambda x: 2 * x, (), jnp.arange(3.0)).tolist()
+    [0.0, 2.0, 4.0]
+    """
+    if images is not None and images < 1:
+        raise ValueError(f"a compiled call takes at least 1 image, got {images}")
+    token = _told.set(images)
+    try:
+        yield
+    finally:
+        _told.reset(token)
 
 
 def over_images(
@@ -30,9 +61,10 @@ def over_images(
     shared: pytrees that are the same for all images (purifier, classifier); inputs of the program, not constants.
     rows: pytrees of arrays or keys with the images along the first axis, all of one length n >= 1.
     which: numbers of the rows to take, in order; all unless told.
-    size: rows in one compiled call; SHARD, or fewer of large images, unless told.
+    size: rows that a device is given in one compiled call; as `calls_of` or `shard_size` say unless told.
 
-    Raises NonFinite, a FloatingPointError, with the index of the first image whose result is not finite.
+    Raises NonFinite, a FloatingPointError, with the index of the first image whose result is not finite, and
+    OutOfMemory, a MemoryError, with the size that fits the device.
 
     >>> over_images(lambda scale, x: scale * x, (2.0,), jnp.arange(3.0)).tolist()
     [0.0, 2.0, 4.0]
@@ -43,12 +75,28 @@ def over_images(
     which = np.arange(*lengths) if which is None else np.asarray(which)
     shared = tuple(as_pytree(argument) if callable(argument) else argument for argument in shared)
     rows = jax.tree.map(_on_host, rows)
-    size = size or shard_size(rows)
+    size = min([told for told in (size, _told.get()) if told], default=shard_size(rows))
+    mesh, together = _mesh(), size * len(jax.local_devices())
+    if mesh is not None:
+        shared = jax.device_put(shared, NamedSharding(mesh, PartitionSpec()))
+
+    def call(start: int, together: int) -> Any:
+        kept = which[np.minimum(np.arange(start, start + together), len(which) - 1)]
+        shard = jax.tree.map(lambda leaf: leaf[kept], rows)
+        if mesh is not None:
+            shard = jax.device_put(shard, NamedSharding(mesh, PartitionSpec(mesh.axis_names)))
+        return jax.device_get(_over_shard(_static(function), shared, shard, mesh))
+
     results = []
-    for start in range(0, len(which), size):
-        kept = which[np.minimum(np.arange(start, start + size), len(which) - 1)]
-        shard = _over_shard(_static(function), shared, jax.tree.map(lambda leaf: leaf[kept], rows))
-        results.append(jax.tree.map(lambda leaf: np.array(leaf[: len(which) - start]), jax.device_get(shard)))
+    for start in range(0, len(which), together):
+        try:
+            shard = call(start, together)
+        except jax.errors.JaxRuntimeError as error:
+            if not _is_full(error):
+                raise
+            fits = _fitting(lambda size: call(start, size * len(jax.local_devices())), size // 2)
+            raise OutOfMemory(name, size, fits) from error
+        results.append(jax.tree.map(lambda leaf: np.array(leaf[: len(which) - start]), shard))
     result = jax.tree.map(lambda *leaves: np.concatenate(leaves), *results)
     require_finite(result, name, which)
     return result
@@ -60,8 +108,57 @@ def shard_size(rows: Any) -> int:
     >>> shard_size(np.zeros((500, 8, 8, 1))), shard_size(np.zeros((500, 32, 32, 3))), shard_size(np.zeros((9, 5000)))
     (64, 16, 8)
     """
-    largest = max(leaf.size // len(leaf) for leaf in jax.tree.leaves(rows))
-    return min(SHARD, 1 << (max(1, VALUES // largest).bit_length() - 1))
+    largest, memory = max(leaf.size // len(leaf) for leaf in jax.tree.leaves(rows)), _memory()
+    values = VALUES if memory is None else memory // BYTES
+    return min(SHARD, 1 << (max(1, values // largest).bit_length() - 1))
+
+
+@cache
+def _memory() -> int | None:
+    """Bytes of one device's memory that JAX may use; None where that is not told, as on a CPU."""
+    return (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
+
+
+@cache
+def _mesh() -> Mesh | None:
+    """This process's devices in a row, along which images are laid; None where there is only one."""
+    devices = jax.local_devices()
+    return Mesh(np.array(devices), ("images",)) if len(devices) > 1 else None
+
+
+def _fitting(call: Callable[[int], Any], size: int) -> int:
+    """The largest of size, size / 2, ... that is no longer too large, 0 where even one image is."""
+    while size > 0:
+        try:
+            call(size)
+            return size
+        except jax.errors.JaxRuntimeError as error:
+            if not _is_full(error):
+                raise
+            size //= 2
+    return 0
+
+
+def _is_full(error: jax.errors.JaxRuntimeError) -> bool:
+    return "RESOURCE_EXHAUSTED" in str(error)
+
+
+class OutOfMemory(MemoryError):
+    """A compiled call that does not fit the device's memory; `fits` is the number of images that does."""
+
+    def __init__(self, name: str, size: int, fits: int):
+        super().__init__(name, size, fits)
+        self.fits = fits
+
+    def __str__(self) -> str:
+        name, size, fits = self.args
+        remedy = (
+            f"{fits} fit{'s' if fits == 1 else ''}: run again with --batch {fits}, in a script "
+            f"`with pm.calls_of({fits})`" if fits else
+            "not even one does; take a smaller network, --precision bfloat16, or a device with more memory"
+        )
+        device = jax.local_devices()[0].device_kind
+        return f"{name}: {size} images in one compiled call do not fit the memory of {device}; {remedy}"
 
 
 def _on_host(leaf):
@@ -116,7 +213,14 @@ def _dynamic(function: Any) -> Any:
     return partial(_dynamic(function.function), *map(_dynamic, function.positional), **keywords)
 
 
-@partial(jax.jit, static_argnames="function")
-def _over_shard(function, shared, rows):
-    apply = _dynamic(function)
-    return jax.vmap(lambda row: apply(*shared, *row))(rows)
+@partial(jax.jit, static_argnames=("function", "mesh"))
+def _over_shard(function, shared, rows, mesh=None):
+    def shard(shared, rows):
+        apply = _dynamic(function)
+        return jax.vmap(lambda row: apply(*shared, *row))(rows)
+
+    if mesh is None:
+        return shard(shared, rows)
+    images = PartitionSpec(mesh.axis_names)
+    each = jax.shard_map(shard, mesh=mesh, in_specs=(PartitionSpec(), images), out_specs=images, check_vma=False)
+    return each(shared, rows)

@@ -4,7 +4,9 @@ How rejected inputs are counted: an attack has won only with an input that is ac
 adversary counts for the defence; but a clean image that is rejected counts as wrong, or rejecting everything would be
 perfect. With r the images for which `reconstruction_errors(...) > threshold` when clean,
 
-    robust accuracy = share of images that are not in r, right when clean, and whose adversary is rejected or right.
+    robust accuracy = share of images that are not in r, right when clean, and whose adversary is rejected or right,
+
+which is the mean of `row.robust * ~r` for a row of `protocol.evaluate` with the view `MagNet`.
 """
 
 from functools import partial

@@ -41,11 +41,12 @@ from ..compression.networks.resnet import resnet20
 from ..compression.purifiers.diffusion import parts
 from ..compression.purifiers.identity import identity
 from ..compression.records import Arrays, Measurement
+from ..compression.samplers import SAMPLERS
 from ..compression.types import Classifier, Purifier
 from ..compression.weights import load_published
 from .compile_time import compilation
 from .progress import bar
-from .workbench import Cell, Workbench, each
+from .workbench import Cell, Unmet, Workbench, each
 from .workers import Piece
 
 IMAGES = 64
@@ -169,7 +170,10 @@ def clean(bench: Workbench, name: str) -> np.ndarray:
 
 
 def pieces(bench: Workbench) -> list[Piece]:
-    """Each attack on each defence, ours and theirs."""
+    """Each attack on each defence, ours and theirs; Unmet where AutoAttack would have no PyTorch twin to attack."""
+    if bench.reads_networks or bench.middle_cells[0].sampler not in SAMPLERS:
+        raise Unmet("AutoAttack attacks PyTorch twins, which there are of the networks trained here behind "
+                    f"{', '.join(SAMPLERS)}; take digits, and leave --classifier and --denoiser out")
     return [
         Piece(name, 1, partial(side, bench, name, eps, attack))
         for name in defences(bench) for eps in _eps(bench, name) for attack in (*ATTACKS, ALL) for side in _sides()

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from . import progress
+from . import hosts, progress
 from .configuration import Configuration, default_data, quick
 
 EXPERIMENTS = {
@@ -19,7 +19,7 @@ EXPERIMENTS = {
     "minimum_perturbation": "minimum perturbations at clean images and anchors (Figs. 3b, S1)",
     "preflight": "checks of defence, gradient and attack before a robust accuracy is believed",
     "robust_accuracy": "robust accuracy with fixed randomness, two attacks (Table 2)",
-    "prediction": "robust accuracy predicted without an attack, beside the measured one (Fig. 3a, Table 3)",
+    "prediction": "robust accuracy predicted without an attack, beside the measured one (Fig. 3a, Tables 3, 4)",
     "diagnosis": "why predictors fail where they fail: linearity, anisotropy, norm, anchor shift",
     "randomness": "what varies in a purified image: its randomness against its input (Fig. 2, Tables S12, S13)",
     "randomness_evaluation": "robust accuracy with randomness fixed or not, transfer, EOT (App. C, Tables S2-S5)",
@@ -126,7 +126,17 @@ class Report:
 
 @dataclass(frozen=True)
 class Benchmarks:
-    """Time purification, gradient, rates and minimum perturbations, against PyTorch where it is installed."""
+    """Time purification, gradient, rates and minimum perturbations on digits, against PyTorch.
+
+    With --denoiser: purification and attack steps of that network on this device, and how long Table 2 takes.
+    """
+
+    denoiser: Path | None = None
+    """Folder of a noise predictor for 32x32 colour images in diffusers' format."""
+    images: int = 4
+    """Colour images in one call; 64 or more keep an accelerator busy."""
+    t_stars: tuple[int, ...] = (1, 2)
+    """Steps of 1000 that are timed; 10 50 on an accelerator."""
 
 
 Command = (
@@ -149,7 +159,7 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted; the same command resumes where it stopped", file=sys.stderr)
         return 130
-    except (ValueError, TypeError, FloatingPointError, OSError) as error:
+    except (ValueError, TypeError, FloatingPointError, OSError, MemoryError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
@@ -168,15 +178,11 @@ def _execute(command) -> None:
             print(json.dumps(_needing_peers("publish").train(command.name, command.out, command.data_dir), indent=1))
         case Run():
             _run([command.name], command.configuration, command.forecast)
-            if not command.forecast:
-                _report(command.configuration.out)
         case Reproduce():
             configuration = quick(command.configuration) if command.quick else command.configuration
             if command.quick:
                 print("quick tour: a small grid and little training; its numbers are only indicative")
             _run([name for name in EXPERIMENTS if command.all or name in MAIN], configuration, command.forecast)
-            if not command.forecast:
-                _report(configuration.out)
         case DryRun():
             from .workers import reproducible
 
@@ -186,9 +192,12 @@ def _execute(command) -> None:
             configuration = replace(dry_run.prepared(command.out), workers=command.workers)
             print(dry_run.COMMAND)
             _run(list(dry_run.EXPERIMENTS), configuration)
-            _report(configuration.out)
         case Report():
             _report(command.folder)
+        case Benchmarks() if command.denoiser is not None:
+            from . import throughput
+
+            throughput.main(command.denoiser, command.images, command.t_stars)
         case Benchmarks():
             _needing_peers("benchmarks").main()
 
@@ -205,15 +214,17 @@ def _run(names: list[str], configuration: Configuration, only_forecast: bool = F
     from .workers import reproducible, workers
 
     reproducible()
+    hosts.join(configuration)
     import jax
 
+    from ..compression.batches import calls_of
     from .forecast import forecast
     from .workbench import Unmet, Workbench
 
-    bench = Workbench(configuration)
-    with workers(configuration) as processes:
-        if only_forecast or bench.large:
-            print(forecast(bench, names, processes.count), flush=True)
+    bench = hosts.first_opens(configuration.out, lambda: Workbench(configuration))
+    with workers(configuration) as processes, calls_of(configuration.batch):
+        if (only_forecast or bench.large) and hosts.index() == 0:
+            print(forecast(bench, names, processes.count * hosts.count()), flush=True)
         if only_forecast:
             return
         for number, name in enumerate(names, 1):
@@ -221,14 +232,19 @@ def _run(names: list[str], configuration: Configuration, only_forecast: bool = F
             experiment = import_module(f".{name}", __package__)
             try:
                 processes.compute(name, experiment.pieces(bench))
-                experiment.run(bench)
+                hosts.wait(f"pieces of {name}")
+                if hosts.index() == 0:
+                    experiment.run(bench)
+                    bench.describe(name, experiment.__doc__)
             except Unmet as error:
                 if len(names) == 1:
                     raise
                 print(f"left out {name}: {error}", flush=True)
-                continue
-            bench.describe(name, experiment.__doc__)
             jax.clear_caches()  # the next experiment compiles its own programs; keeping them all takes gigabytes
+            hosts.wait(name)
+    if hosts.index() == 0:
+        _report(configuration.out)
+    hosts.wait("report")
 
 
 def _report(folder: Path) -> None:

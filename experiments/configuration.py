@@ -17,9 +17,11 @@ def default_data() -> Path:
 
 
 UNRECORDED = (
-    "out", "cache", "data_dir", "image_size", "workers", "inception", "clip", "resnet20", "classifier", "denoiser",
+    "out", "cache", "data_dir", "image_size", "workers", "coordinator", "hosts", "host", "batch", "inception", "clip",
+    "resnet20", "classifier", "denoiser",
 )
-"""Options that do not determine the records, or of which records carry a fingerprint."""
+"""Options that do not determine the records (the batch size does by rounding only), or of which records carry a
+fingerprint."""
 
 PUBLISHED = Path(__file__).parent.parent / "compression" / "published" / "cifar10"
 """Folder of the networks that come with Purimetry, each with a card of what it was made from and how good it is."""
@@ -77,14 +79,27 @@ class Training:
 
 @dataclass(frozen=True)
 class Configuration:
-    """One run: data, grid, budgets and effort. All but folders, workers and files of weights determines the records."""
+    """One run: data, grid, budgets and effort. All but folders, processes, hosts, the batch and files of weights
+    determines the records."""
 
     out: Path = Path("out")
     """Folder of records, figures and the report; belongs to one configuration."""
     cache: Path = field(default_factory=default_cache)
     """Folder of trained weights, shared by runs; files are named by what determines them."""
     workers: int = 0
-    """Processes that share the work; 0 is one a core on a CPU and one in all on an accelerator."""
+    """Processes of this host that share the work; 0 is one a core on a CPU and one in all on an accelerator."""
+    coordinator: str | None = None
+    """Of a run on several hosts: address and port of the first, such as 10.0.0.1:1234; or auto, where JAX finds all
+    three in the environment (Slurm, Open MPI, Kubernetes, TPU)."""
+    hosts: int = 1
+    """Hosts that share the work, each started with this command, --out and --cache on a file system of all of them."""
+    host: int = 0
+    """Number of this host, 0 to hosts - 1; the first joins what all have computed."""
+    batch: int | None = None
+    """Images in one compiled call, on each device, or fewer where an experiment takes fewer (64, or as many of a large
+    image as the device's memory holds, unless told)."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Arithmetic of the denoiser; the sampler around it and the classifier are float32 always."""
     dataset: str = "digits"
     """Images to measure on: digits, cifar10 or cifar100 (`purimetry data` gets CIFAR), or the path of one's own: a
     folder with a folder a class or labels.csv, or a file .npz of images and labels."""
@@ -152,6 +167,13 @@ class Configuration:
             raise ValueError(f"a standard error over images needs at least 2, got --images {self.images}")
         if self.workers < 0:
             raise ValueError(f"--workers counts processes, got {self.workers}; 0 chooses")
+        if self.batch is not None and self.batch < 1:
+            raise ValueError(f"--batch counts images in one compiled call, got {self.batch}; give at least 1")
+        if not 0 <= self.host < self.hosts:
+            raise ValueError(f"--host is one of 0 to {self.hosts - 1} of --hosts {self.hosts}, got {self.host}")
+        if self.coordinator != "auto" and (self.coordinator is None) != (self.hosts == 1):
+            raise ValueError("several hosts need --hosts and --coordinator, the first's address and port, on each of "
+                             f"them; got --hosts {self.hosts} --coordinator {self.coordinator}")
         for name in ("samplers", "t_stars", "eps", "seeds", "eps_factors"):
             if getattr(self, name) == ():
                 raise ValueError(f"--{name.replace('_', '-')} is empty; name at least one")

@@ -27,6 +27,7 @@ from ..compression import manifold
 from ..compression.batches import over_images
 from ..compression.purifiers.diffusion import parts
 from ..compression.records import Arrays, Measurement
+from ..compression.samplers import Steps
 from ..compression.statistics import bootstrap
 from ..compression.step_rates import StepRates, step_rates
 from .purifiers import SAMPLERS
@@ -67,12 +68,17 @@ def together(bench: Workbench) -> int:
 
 
 def studied(bench: Workbench) -> list[Cell]:
-    """Each sampler at the largest t*; not those whose steps recall former ones, for they have no rate of their own."""
+    """Each sampler at the largest t*, but those that take other steps than the schedule's or recall former ones."""
     cells = [Cell(sampler, max(bench.configuration.t_stars)) for sampler in bench.configuration.samplers]
-    found = [cell for cell in cells if not SAMPLERS[cell.sampler](bench.schedule, cell.t_star).memory]
+    found = [cell for cell in cells if _by_step(SAMPLERS[cell.sampler](bench.schedule, cell.t_star), cell.t_star)]
     if not found:
-        raise Unmet("steps of samplers that recall former ones have no rates; name another than dpm in --samplers")
+        raise Unmet("samplers that do not take the schedule's steps one by one have no rates by step; "
+                    "name another than dpm and one_step in --samplers")
     return found
+
+
+def _by_step(steps: Steps, t_star: int) -> bool:
+    return len(steps.t) == t_star and not steps.memory
 
 
 def rates(bench: Workbench, cell: Cell) -> Arrays:

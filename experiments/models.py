@@ -33,7 +33,7 @@ class Bottleneck:
 
     latent, sigma, learned, channels, blocks: of `networks.autoencoder`; a `Variational` has no sigma of its own.
     pixel_noise: of `training.autoencoders.distortion_rate`, in pixel units; 0 is reconstruction alone.
-    steps, batch: of the training.
+    steps, batch, learning_rate: of the training; a smaller rate leaves sigma further from where it settles.
     """
 
     latent: int = 64
@@ -44,6 +44,7 @@ class Bottleneck:
     pixel_noise: float = 0.05
     steps: int = 1000
     batch: int = 64
+    learning_rate: float = 6e-3
 
     def __post_init__(self):
         if self.pixel_noise and np.min(self.sigma) <= 0:
@@ -161,7 +162,7 @@ def _trained_autoencoder(name, build, determinants, bottleneck, seed, dataset, c
     loss = autoencoder_losses.reconstruction
     if bottleneck.pixel_noise:
         loss = autoencoder_losses.distortion_rate(bottleneck.pixel_noise)
-    recipe = loop.Recipe(steps=bottleneck.steps, batch=bottleneck.batch)
+    recipe = loop.Recipe(bottleneck.steps, bottleneck.batch, bottleneck.learning_rate)
     return _watched(name, build, (*versions, determinants), loss, recipe, seed, dataset, cache, watch)
 
 

@@ -1,4 +1,4 @@
-"""Robust accuracy predicted without an attack, beside the attack's: Fig. 3a, Table 3, and predictors of our own.
+"""Robust accuracy predicted without an attack, beside the attack's: Fig. 3a, Tables 3, 4, and predictors of our own.
 
 Command: purimetry run prediction
 Time: about 1 minute on 2 cores of an AMD EPYC, after the experiments that it joins.

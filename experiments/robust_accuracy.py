@@ -13,6 +13,7 @@ to check that the converged attack has converged.
 from collections.abc import Callable, Iterator
 from functools import partial
 
+import jax
 import numpy as np
 
 from ..compression.attacks.iterative import Iterative
@@ -26,7 +27,7 @@ from .workbench import BARE, Cell, Workbench, each
 from .workers import Passes, Piece
 
 TOGETHER = 16
-"""Images in one compiled call; more would wait longer for the few that stay unbroken."""
+"""Images in one compiled call on a CPU; more would wait longer for the few that stay unbroken."""
 
 STRONGER = 4
 """How many times the steps the check of convergence takes."""
@@ -53,7 +54,7 @@ def attacked(bench: Workbench, cell: Cell, eps: float, attack: str) -> Arrays:
         constructor, criterion = protocols(bench.configuration)[attack]
         with bar(f"attack {cell} eps {eps:g} ({attack})") as show:
             found = attack_images(constructor, bench.classifier, bench.purifier(cell), bench.images, bench.labels,
-                                  bench.keys(), eps, criterion, TOGETHER,
+                                  bench.keys(), eps, criterion, TOGETHER if jax.default_backend() == "cpu" else None,
                                   on_segment=lambda done, active: show(done, f"{active} images unbroken"))
         return {"margin": found.margin, "broken_at": found.broken_at, "gradients": found.gradients}
 

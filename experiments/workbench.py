@@ -15,12 +15,13 @@ import numpy as np
 
 from ..compression import checks, randomness, schedules
 from ..compression.data.dataset import DataError
+from ..compression.networks.precision import in_precision
 from ..compression.networks.pure import Network
 from ..compression.purifiers.diffusion import diffusion
 from ..compression.purifiers.flow import noise_of
 from ..compression.purifiers.identity import identity
 from ..compression.records import Arrays, Folder, Measurement, write_atomic
-from ..compression.types import Purifier
+from ..compression.types import NoisePredictor, Purifier
 from . import architectures, models
 from .configuration import Configuration
 from .datasets import class_folders, read
@@ -106,9 +107,15 @@ class Workbench:
         return models.robust_classifier(self.configuration.training, self.dataset, self.configuration.cache)[0]
 
     @cached_property
-    def denoiser(self) -> Network:
-        """The trained noise predictor."""
-        return self._denoiser[0]
+    def denoiser(self) -> NoisePredictor:
+        """The trained noise predictor, in the run's precision."""
+        network, precision = self._denoiser[0], self.configuration.precision
+        return network if precision == "float32" else in_precision(network, precision)
+
+    @property
+    def reads_networks(self) -> bool:
+        """Whether any network comes from a file."""
+        return bool(self._given)
 
     @property
     def follows_flow(self) -> bool:

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import Any, NamedTuple
 
-from . import progress
+from . import hosts, progress
 from .configuration import Configuration
 
 
@@ -57,8 +57,23 @@ def groups(pieces: Sequence[Piece], workers: int) -> list[list[int]]:
     return sorted(found, key=lambda group: -sum(pieces[number].cost for number in group))
 
 
+def share(pieces: Sequence[Piece], host: int, count: int) -> list[int]:
+    """Numbers of the pieces that one of `count` hosts computes: each group goes to the one with least to do by then.
+
+    >>> pieces = [Piece("a", 1, print), Piece("b", 3, print), Piece("a", 1, print)]
+    >>> share(pieces, 0, 2), share(pieces, 1, 2), share(pieces, 0, 1)
+    ([1], [0, 2], [0, 1, 2])
+    """
+    costs, shares = [0.0] * count, [[] for _ in range(count)]
+    for group in groups(pieces, count):
+        least = costs.index(min(costs))
+        costs[least] += sum(pieces[number].cost for number in group)
+        shares[least] += group
+    return sorted(shares[host])
+
+
 class Workers:
-    """Processes that work for one configuration; `count` 1 is none, for then `run` does everything itself."""
+    """Processes that work for one configuration; `count` 1 is none, for then this one does everything itself."""
 
     def __init__(self, configuration: Configuration, count: int):
         self.count, self.executor = count, None
@@ -68,13 +83,22 @@ class Workers:
             self.executor = ProcessPoolExecutor(count, context, _begin, (configuration, self.bars))
 
     def compute(self, experiment: str, pieces: Sequence[Piece]) -> None:
-        """Compute all pieces of an experiment and say how it gets on; raises what the first failing one raised."""
-        if self.executor is None or not pieces:
+        """Compute this host's share of an experiment's pieces, and say how it gets on.
+
+        Raises what the first failing one raised.
+        """
+        mine = share(pieces, hosts.index(), hosts.count())
+        if self.executor is None:
+            for number in mine if hosts.count() > 1 else []:
+                pieces[number].compute()
             return
-        whole, done, start = sum(piece.cost for piece in pieces), 0.0, time.monotonic()
+        if not mine:
+            return
+        together = [[mine[i] for i in group] for group in groups([pieces[number] for number in mine], self.count)]
+        whole, done, start = sum(pieces[number].cost for number in mine), 0.0, time.monotonic()
         with progress.collected(self.bars), progress.bar(experiment) as show:
             futures = {self.executor.submit(_compute, experiment, group): sum(pieces[n].cost for n in group)
-                       for group in groups(pieces, self.count)}
+                       for group in together}
             for future in as_completed(futures):
                 try:
                     future.result()
@@ -147,7 +171,10 @@ def _end_with_parent() -> None:
 def _compute(experiment: str, numbers: list[int]) -> None:
     import jax
 
+    from ..compression.batches import calls_of
+
     pieces = import_module(f".{experiment}", __package__).pieces(_bench)
-    for number in numbers:
-        pieces[number].compute()
+    with calls_of(_bench.configuration.batch):
+        for number in numbers:
+            pieces[number].compute()
     jax.clear_caches()  # the next group has programs of its own; keeping all of them takes gigabytes

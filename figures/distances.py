@@ -37,7 +37,7 @@ def draw(folder: Path) -> Figure:
     axes = figure.subplots(2, 3)
     for axis, (norm, sign) in zip(axes[0, : len(SIGNS)], SIGNS.items(), strict=True):
         for sampler in samplers:
-            _path(axis, shards[f"{sampler}-t{shown}-PGD"][norm].mean(0), style.SAMPLER_COLOURS[sampler])
+            _path(axis, shards[f"{sampler}-t{shown}-PGD"][norm].mean(0), shown, style.SAMPLER_COLOURS[sampler])
         _path_axis(axis, shown, f"{sign} distance (pixel units)")
     _noises(axes[0, 2], records, shards[f"{samplers[0]}-t{shown}-uniform"], shown, samplers[0])
     _ratios(axes[1, 0], records, shown)
@@ -52,8 +52,9 @@ def draw(folder: Path) -> Figure:
     return figure
 
 
-def _path(axis: Axes, mean: np.ndarray, colour, **looks) -> None:
-    axis.plot(np.arange(len(mean)), mean, color=colour, **looks)
+def _path(axis: Axes, mean: np.ndarray, t_star: int, colour) -> None:
+    """Samplers that take other steps than the schedule's are drawn over its steps, too."""
+    axis.plot(np.linspace(0, 2 * t_star, len(mean)), mean, color=colour)
 
 
 def _path_axis(axis: Axes, t_star: int, label: str) -> None:
@@ -65,7 +66,7 @@ def _path_axis(axis: Axes, t_star: int, label: str) -> None:
 def _noises(axis: Axes, records: list[Measurement], found: Arrays, t_star: int, sampler: str) -> None:
     sizes = sorted(distinct(select(records, "distance", input="uniform"), "eps"))
     for eps, paths in list(zip(sizes, found["l2"], strict=True))[::2]:
-        _path(axis, paths.mean(0), style.SAMPLER_COLOURS[sampler])
+        _path(axis, paths.mean(0), t_star, style.SAMPLER_COLOURS[sampler])
         axis.annotate(budget(eps), (0, paths.mean(0)[0]), (0, 3), textcoords="offset points", fontsize=7)
     _path_axis(axis, t_star, f"{SIGNS['l2']} distance (pixel units)")
 

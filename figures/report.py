@@ -103,7 +103,7 @@ def _provenance(records: list[Measurement]) -> dict[str, str]:
         "machine": lambda run: run["device"],
         "versions": lambda run: ", ".join(f"{name} {version}" for name, version in run["versions"].items()),
         "data SHA-256": lambda run: run["data_sha256"],
-        "classifier SHA-256": lambda run: run["weights_sha256"]["classifier"],
-        "denoiser SHA-256": lambda run: run["weights_sha256"]["denoiser"],
+        **{f"{name} SHA-256": lambda run, name=name: run["weights_sha256"][name]
+           for name in records[0].run["weights_sha256"]},
     }
     return {name: "; ".join(dict.fromkeys(str(of(m.run)) for m in records)) for name, of in rows.items()}

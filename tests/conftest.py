@@ -11,17 +11,20 @@ from jaxtyping import install_import_hook
 install_import_hook(["purimetry.compression", "purimetry.theory"], "beartype.beartype")
 
 # A test's programs are compiled once and run a few times, so compiling them well would take most of the suite's time.
-os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=1 {os.environ.get('XLA_FLAGS', '')}"
+os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=0 {os.environ.get('XLA_FLAGS', '')}"
 
 # Figures are drawn to files; no test may need a display.
 os.environ["MPLBACKEND"] = "agg"
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Keep compiled programs between runs, in pytest's own cache unless that is switched off.
+    """Keep compiled programs between processes and runs, in pytest's own cache unless that is switched off.
 
-    JAX keys them by program, compiler and machine; those that compile in less than a second are not kept.
+    JAX keys them by program, compiler and machine; those that compile in less than a tenth of a second are not kept.
+    It writes an entry in place, so one that another process has not finished is compiled again.
     """
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+    config.addinivalue_line("filterwarnings", "ignore:Error reading persistent compilation cache entry:UserWarning")
     if hasattr(config, "cache"):
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(config.cache.mkdir("jax")))
 

@@ -15,8 +15,9 @@ KEY = pm.configuration(0, 0)
 
 
 def row(gradient, robust, reading="mean", defence="draw", attack="pgd"):
-    at = {"defence": defence, "protocol": "fixed xi", "n": 8, "reading": reading, "attack": attack}
-    return {**at, "gradient": gradient}, np.array(robust), np.ones(len(robust))
+    at = {"defence": defence, "protocol": "fixed xi", "n": 8, "reading": reading, "gradient": gradient,
+          "attack": attack}
+    return at, np.array(robust), np.ones(len(robust))
 
 
 def test_what_all_attacks_leave_is_the_least_of_each_image_and_kinds_are_kept_apart():

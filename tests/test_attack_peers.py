@@ -1,10 +1,15 @@
 """The comparison with AutoAttack: twins that are no twins are refused, and what is lacking is said."""
 
+from functools import partial
 from types import SimpleNamespace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
+
+import purimetry as pm
 from purimetry.compression.networks import resnet
 from purimetry.experiments import attack_peers
 from purimetry.compression.purifiers.identity import identity
@@ -31,6 +36,31 @@ def test_what_is_lacking_is_said_and_left_out(monkeypatch, tmp_path):
     assert attack_peers._lacking(SimpleNamespace(configuration=configuration)) == ["peers", "data_dir", "resnet20"]
     assert set(attack_peers.LACKING) == {"peers", "data_dir", "resnet20"}
     assert attack_peers._sides() == [attack_peers.ours]
+
+
+@pytest.mark.peer
+def test_the_twins_of_what_is_trained_here_have_our_logits():
+    """Networks of two levels, all of whose weights matter, bare and behind two steps of DDPM."""
+    pytest.importorskip("torch")
+    from purimetry.experiments.torch_twins import tensor_images
+
+    random = np.random.default_rng(0)
+
+    def shaken(network):
+        moved = lambda w: w + jnp.asarray(0.1 * random.normal(size=w.shape), jnp.float32)
+        return network.with_state(jax.tree.map(moved, network.state))
+
+    classifier = shaken(pm.pure(pm.ConvNet((8, 8, 1), 10, (8, 16), rngs=nnx.Rngs(0))))
+    denoiser = shaken(pm.pure(pm.UNet(1, (8, 16), rngs=nnx.Rngs(1))))
+    purifier = pm.diffusion(denoiser, pm.ddpm(pm.respaced(pm.linear(), 10), 2))
+    images = random.uniform(size=(3, 8, 8, 1)).astype(np.float32)
+    bare = attack_peers.Defence(images, np.zeros(3, int), classifier, identity, jax.random.key(0),
+                                partial(attack_peers._convnet, classifier), 3)
+    behind = bare._replace(purifier=purifier, twin=partial(attack_peers._behind, purifier, bare))
+    logits = [d.twin()(tensor_images(images)).numpy() for d in (bare, behind)]
+    assert np.abs(logits[0] - logits[1]).max() > 0.1 * np.abs(logits[0]).max()  # the purifier does something
+    for defence, theirs in zip((bare, behind), logits, strict=True):
+        attack_peers._check(defence, theirs)
 
 
 @pytest.mark.peer

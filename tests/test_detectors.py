@@ -1,5 +1,7 @@
 """MagNet's detector: its threshold's false positives, and what an attack on detector and classifier sees."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -63,12 +65,13 @@ def test_a_detector_that_accepts_all_leaves_the_defence_as_it_is():
 
 def test_an_adaptive_attack_evades_it():
     """Where an attack on the classifier alone is detected, one through this view is not."""
-    still = lambda x, key: jnp.clip(x, 0.3, 0.7)
+    grey = lambda x, key: 0.5 + 0.4 * (x - 0.5)
     images, labels = np.full((1, 2, 2, 1), 0.5, np.float32), np.array([0])
-    bright = lambda x: jnp.stack([0.25 + 0 * x.mean(), x.mean() - 0.4])  # wrong from a mean of 0.65
-    blind = pm.attack_images(pm.pgd, bright, still, images, labels, KEYS[:1], 0.5, confidence=np.inf)
-    aware = pm.attack_images(pm.pgd, bright, still, images, labels, KEYS[:1], 0.5, view=MagNet(0.1))
-    rejected = lambda found: reconstruction_errors(still, found.x, KEYS[:1])[0] > 0.1
+    bright = lambda x: jnp.stack([0.65, x.mean()])  # wrong from an input of 0.875, where the error is 0.9
+    strong = partial(pm.pgd, step_size=0.25)
+    blind = pm.attack_images(strong, bright, grey, images, labels, KEYS[:1], 0.5, confidence=np.inf)
+    aware = pm.attack_images(pm.pgd, bright, grey, images, labels, KEYS[:1], 0.5, view=MagNet(1.0))
+    rejected = lambda found: reconstruction_errors(grey, found.x, KEYS[:1])[0] > 1.0
     assert blind.broken_at[0] > 0 and rejected(blind)
     assert aware.broken_at[0] > 0 and not rejected(aware)
 

@@ -27,14 +27,18 @@ TINY = {
     "images": 8, "samplers": ("ddpm", "reverse"), "t_stars": (2,), "eps": (0.1,), "seeds": (0,), "draws": 2,
     "attack_steps": 4, "attack_restarts": 2, "paper_steps": 4, "ensemble_steps": 4, "square_queries": 8,
     "bootstrap": 20, "eps_factors": (0.5, 1.0),
-    "training": Training(classifier_steps=200, denoiser_steps=50, robust_steps=20, autoencoder_steps=10),
+    "respaced": 200,  # so that t* = 2 is among those of `rates_timesteps`
+    "training": Training(
+        classifier_steps=200, denoiser_steps=50, robust_steps=20, autoencoder_steps=10, classifier_channels=(8,),
+        denoiser_channels=(8,),
+    ),
 }
 
 
-@pytest.fixture(scope="session")
-def cache(tmp_path_factory) -> Path:
-    """Weights that all workers of a test run share."""
-    return tmp_path_factory.getbasetemp().parent / "weights"
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Of the run and its weights; as in any run, an experiment finds the shards of those before it."""
+    return tmp_path_factory.mktemp("experiments")
 
 
 @pytest.fixture(autouse=True)
@@ -74,22 +78,23 @@ def shards(folder: Path) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_an_experiment_measures_resumes_and_is_shown(name, tmp_path, cache, monkeypatch):
+def test_an_experiment_measures_resumes_and_is_shown(name, folder, monkeypatch):
     experiment, drawing = (import_module(f"purimetry.{home}.{name}") for home in ("experiments", "figures"))
     for part in (name, *JOINED.get(name, ())):
         for constant, fewer in FEWER.get(part, {}).items():
             monkeypatch.setattr(import_module(f"purimetry.experiments.{part}"), constant, fewer)
-    bench = Workbench(Configuration(out=tmp_path / "out", cache=cache, **TINY))
+    configuration = Configuration(out=folder / "out", cache=folder / "cache", **TINY)
+    bench = Workbench(configuration)
     for piece in experiment.pieces(bench):
         piece.compute()
     records = experiment.run(bench)
     assert records and all(m.experiment == name and np.isfinite(m.value) and m.n >= 1 for m in records)
     assert any(m.se is not None for m in records) or name == "preflight"  # whose records are verdicts
-    before, written = shards(bench.folder.path), (tmp_path / f"out/{name}/records.jsonl").read_bytes()
+    before, written = shards(bench.folder.path), (folder / f"out/{name}/records.jsonl").read_bytes()
 
-    experiment.run(Workbench(Configuration(out=tmp_path / "out", cache=cache, **TINY)))
+    experiment.run(Workbench(configuration))
     assert shards(bench.folder.path) == before
-    assert (tmp_path / f"out/{name}/records.jsonl").read_bytes() == written
+    assert (folder / f"out/{name}/records.jsonl").read_bytes() == written
 
     figure = drawing.draw(bench.folder.path)
     assert drawing.TITLE and drawing.CAPTION

@@ -1,5 +1,6 @@
 """A run that is killed, several times and at any moment, ends with the bytes of one that was not."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -11,17 +12,21 @@ import pytest
 TINY = (
     "run", "prediction", "--images", "4", "--samplers", "ddim", "--t-stars", "1", "2", "--eps", "0.1", "--seeds", "0",
     "--draws", "2", "--attack-steps", "2", "--attack-restarts", "2", "--paper-steps", "4", "--bootstrap", "10",
-    "--classifier-steps", "300", "--denoiser-steps", "260",
+    "--classifier-steps", "300", "--denoiser-steps", "400", "--classifier-channels", "8", "--denoiser-channels", "8",
 )
 
 
 def start(folder: Path, cache: Path, workers: int = 1) -> subprocess.Popen:
-    """A run in a process group of its own, that hears an interrupt even where the tests run in the background."""
+    """A run in a process group of its own, that hears an interrupt even where the tests run in the background.
+
+    Its compiled programs are for other runs of the test only, as a kill may leave half of one.
+    """
     script = ("import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
               "from purimetry.experiments.command_line import main; sys.exit(main())")
     options = ["--out", str(folder), "--cache", str(cache), "--workers", str(workers)]
+    programs = {"JAX_COMPILATION_CACHE_DIR": str(folder.parent / "programs")}
     return subprocess.Popen([sys.executable, "-c", script, *TINY, *options], stdout=subprocess.PIPE,
-                            stderr=subprocess.STDOUT, text=True, start_new_session=True)
+                            stderr=subprocess.STDOUT, text=True, start_new_session=True, env=os.environ | programs)
 
 
 def wait_for(process: subprocess.Popen, condition) -> None:

@@ -11,7 +11,7 @@ import purimetry as pm
 from purimetry.compression import samplers
 from purimetry.compression.data.dataset import only_test
 from purimetry.compression.schedules import rectified_time
-from purimetry.experiments import command_line, diffusion_steps, exact_theory, models, protocols
+from purimetry.experiments import attack_peers, command_line, diffusion_steps, exact_theory, models, protocols
 from purimetry.experiments.configuration import Configuration
 from purimetry.experiments.purifiers import OF_VELOCITY, PROCESS, SAMPLERS
 from purimetry.experiments.workbench import Cell, Unmet, Workbench
@@ -80,17 +80,22 @@ def test_a_run_purifies_by_its_flow_and_records_its_weights(tmp_path, monkeypatc
 
 def bench_of(*kinds):
     configuration = SimpleNamespace(samplers=kinds, t_stars=(2, 5), respaced=100)
-    return SimpleNamespace(configuration=configuration, schedule=SCHEDULE, cells=[Cell(kind, 5) for kind in kinds],
+    cells = [Cell(kind, 5) for kind in kinds]
+    return SimpleNamespace(configuration=configuration, schedule=SCHEDULE, cells=cells, middle_cells=cells,
+                           reads_networks=False,
                            purifier=lambda cell: pm.diffusion(lambda x, t: x, SAMPLERS[cell.sampler](SCHEDULE, 5)))
 
 
 def test_experiments_leave_out_what_they_have_no_meaning_for():
-    assert diffusion_steps.studied(bench_of("dpm", "flow", "one_step")) == [Cell("flow", 5), Cell("one_step", 5)]
-    with pytest.raises(Unmet, match="recall former ones have no rates; name another than dpm"):
-        diffusion_steps.studied(bench_of("dpm"))
+    assert diffusion_steps.studied(bench_of("dpm", "flow", "one_step")) == [Cell("flow", 5)]
+    with pytest.raises(Unmet, match="have no rates by step; name another than dpm and one_step"):
+        diffusion_steps.studied(bench_of("dpm", "one_step"))
     assert {cell for _, _, cell in exact_theory._grid(bench_of("flow", "ddpm"))} == {Cell("ddpm", 5)}
     with pytest.raises(Unmet, match="closed forms are known for ddpm, .* name one of them"):
         exact_theory._grid(bench_of("flow", "dpm", "one_step"))
+    for bench in (bench_of("flow"), SimpleNamespace(reads_networks=True)):
+        with pytest.raises(Unmet, match="twins, which there are of the networks trained here behind ddpm, "):
+            attack_peers.pieces(bench)
     assert "one step" in protocols.gradients(bench_of("ddpm"), Cell("ddpm", 5))
     assert "one step" not in protocols.gradients(bench_of("dpm"), Cell("dpm", 5))
 
@@ -127,3 +132,12 @@ def test_table_4_stands_beside_a_run_on_images_of_ones_own(tmp_path):
     run.configuration["dataset"] = "digits"
     titles = [t.title for t in tables({"prediction": list(run._prediction())})]
     assert any(title.startswith("Table 3: robust") for title in titles)
+
+
+def test_a_report_names_every_network(tmp_path):
+    from purimetry.figures.report import _provenance
+
+    (m, *_) = SyntheticRun(tmp_path / "out")._training()
+    assert _provenance([m])["denoiser SHA-256"] == "e" * 64 and "velocity SHA-256" not in _provenance([m])
+    m.run["weights_sha256"]["velocity"] = "f" * 64
+    assert _provenance([m])["velocity SHA-256"] == "f" * 64

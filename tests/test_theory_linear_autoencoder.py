@@ -101,6 +101,10 @@ def test_given_sigma_sets_the_gain():
     np.testing.assert_allclose(closed.encoder * closed.decoder, 1 - 2.0 * 0.1 / np.array([0.4, 0.3, 0.2]))
 
 
+UNIT = 0.15
+"""Of pixels around 0.5 in which the optimal weights are of order 1, so that training has no long way to go."""
+
+
 class Linear(nnx.Module):
     """As `networks.autoencoder.Autoencoder`, without anything that is not linear."""
 
@@ -113,10 +117,10 @@ class Linear(nnx.Module):
         return jnp.exp(PACE * self.log_sigma[...])
 
     def encode(self, x):
-        return Posterior(self.down(2 * x.reshape(-1) - 1).reshape(1, 1, -1), self.sigma)
+        return Posterior(self.down((x.reshape(-1) - 0.5) / UNIT).reshape(1, 1, -1), self.sigma)
 
     def decode(self, z):
-        return (self.up(z.reshape(-1)).reshape(SHAPE) + 1) / 2
+        return UNIT * self.up(z.reshape(-1)).reshape(SHAPE) + 0.5
 
 
 DRAWS = RANDOM.multivariate_normal(DATA.mean.ravel(), COVARIANCE, 2000, method="cholesky")
@@ -125,28 +129,26 @@ SEEN = gaussian(DRAWS.mean(0).reshape(SHAPE), np.cov(DRAWS.T, bias=True))
 LABELS = jnp.zeros(2000, int)
 
 
-def fit(loss, sigma, seed, steps=500):
-    recipe = loop.Recipe(steps=steps, batch=128, learning_rate=2e-2, ema=0.98)
+def fit(loss, sigma, seed):
+    recipe = loop.Recipe(steps=600, batch=256, learning_rate=0.1, ema=0.98)
     return loop.fit(pm.pure(Linear(K, sigma, nnx.Rngs(seed))), loss, IMAGES, LABELS, recipe, seed).module
 
 
 def test_training_reaches_the_closed_forms_sigma_from_five_starts():
-    """To 3 %: what Adam's noise leaves after 500 steps; the starts are a factor of 40 apart."""
+    """To 2 %: what Adam's noise leaves after 600 steps; the starts are a factor of 40 apart."""
     loss, closed = autoencoders.distortion_rate(S), noisy(SEEN, K, S)
     for seed, start in enumerate((0.05, 0.2, 0.5, 1.0, 2.0)):
         module = fit(loss, start, seed)
-        np.testing.assert_allclose(module.sigma, closed.sigma[0], rtol=0.03)
-    matrix = np.asarray(module.down.kernel[...] @ module.up.kernel[...])
-    np.testing.assert_allclose(matrix, closed.purification.matrix, atol=0.03)
+        np.testing.assert_allclose(module.sigma, closed.sigma[0], rtol=0.02)
+    matrix = np.asarray(module.down.kernel[...] @ module.up.kernel[...]).T
+    np.testing.assert_allclose(matrix, closed.purification.matrix, atol=0.05)
 
 
 def test_reconstruction_alone_drives_sigma_to_zero():
     """In units of the latent's deviation, for at any sigma reconstruction improves by scaling E up and D down."""
-    noise = []
-    for steps in (100, 400):
-        module = fit(autoencoders.reconstruction, 0.5, 0, steps)
-        noise.append(float(module.sigma / jax.vmap(lambda x: module.encode(x).mean)(IMAGES).std()))
-    assert noise[1] < 0.2 * noise[0] < 0.1
+    module = fit(autoencoders.reconstruction, 0.5, 0)
+    noise = module.sigma / jax.vmap(lambda x: module.encode(x).mean)(IMAGES).std()
+    assert noise < 0.01 * noisy(SEEN, K, S).sigma[0]
 
 
 def test_the_objective_is_the_closed_forms():
@@ -154,11 +156,12 @@ def test_the_objective_is_the_closed_forms():
     closed = noisy(SEEN, K, S)
     network = Linear(K, closed.sigma[0], nnx.Rngs(0))
     basis, mean = SEEN.directions[:, np.argsort(-SEEN.variances)[:K]], SEEN.mean.ravel()
-    network.down.kernel[...], network.up.kernel[...] = basis * closed.encoder, (basis * closed.decoder).T
-    network.down.bias[...], network.up.bias[...] = -mean @ basis * closed.encoder, mean
+    unit = 2 * UNIT  # a pixel is 2 in the range [-1, 1]
+    network.down.kernel[...], network.down.bias[...] = unit * basis * closed.encoder, -mean @ basis * closed.encoder
+    network.up.kernel[...], network.up.bias[...] = (basis * closed.decoder).T / unit, mean / unit
     loss, keys = autoencoders.distortion_rate(S), jax.random.split(jax.random.key(0), 2000)
     values = jax.jit(jax.vmap(partial(loss, pm.pure(network))))(IMAGES, LABELS, keys)
-    expected = (closed.squared_error / 4 + 2 * S**2 * closed.rate) / 6  # a pixel is 2 in the range [-1, 1]
+    expected = (closed.squared_error / 4 + 2 * S**2 * closed.rate) / 6
     assert abs(values.mean() - expected) < 4 * values.std() / np.sqrt(2000)
 
 
@@ -169,13 +172,13 @@ WIDE = gaussian(np.zeros((8, 8, 1)), np.diag(np.linspace(0.002, 0.06, 64)))
 def test_measured_rates_and_noise_are_the_closed_forms(closed):
     purifier = pm.autoencoder(closed.encode, closed.decode, closed.sigma)
     x, key, spectrum = jnp.full((8, 8, 1), 0.5), pm.configuration(0, 0), closed.purification.spectrum
-    np.testing.assert_allclose(pm.rms_rate(purifier, x, key), spectrum.rms_rate, rtol=1e-4)  # float32
+    np.testing.assert_allclose(pm.rms_rate(pm.jacobian(purifier, x, key)), spectrum.rms_rate, rtol=1e-4)  # float32
     rates = pm.expected_rates(purifier, x, key, 0.01, draws=1000).l2
     assert abs(rates.mean - spectrum.expected_rate) < 4 * rates.se
     n = 4000
     spread = jax.vmap(lambda xi: purifier(x, xi))(pm.configurations(0, np.arange(n))).var(0).sum()
     internal = spectrum.variances(0.0).internal
-    assert abs(spread - internal) < 4 * internal * np.sqrt(2 / (16 * n)) * 2  # of at least 4 equal directions
+    assert abs(spread - internal) <= 4 * internal * np.sqrt(2 / (16 * n)) * 2  # of at least 4 equal directions
 
 
 def test_pca_compresses_isotropic_perturbations_to_the_root_of_k_over_d():

@@ -75,7 +75,8 @@ class UNet(nnx.Module):
         halvings = 2 ** len(self.shrink)
         if x.shape[0] % halvings or x.shape[1] % halvings:
             raise ValueError(f"image sides must be divisible by {halvings}, got {x.shape}; pad or use fewer levels")
-        embedding = sinusoidal(jnp.asarray(t, x.dtype), self.time_in.in_features).astype(x.dtype)
+        t = jnp.asarray(t, jnp.promote_types(x.dtype, jnp.float32))  # bfloat16 would round 999 to 1000
+        embedding = sinusoidal(t, self.time_in.in_features).astype(x.dtype)
         embedding = nnx.silu(self.time_out(nnx.silu(self.time_in(embedding))))
         x, skips = self.inward(x), []
         for level, blocks in enumerate(self.down):

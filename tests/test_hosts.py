@@ -1,0 +1,104 @@
+"""Several hosts do the work of one and end with its bytes."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from purimetry.experiments import hosts
+from purimetry.experiments.configuration import Configuration
+from purimetry.experiments.workers import Piece, groups, share
+
+TINY = (
+    "run", "rates", "--images", "4", "--samplers", "ddim", "ddpm", "--t-stars", "1", "2", "--eps", "0.1",
+    "--seeds", "0", "--draws", "2", "--eps-factors", "1", "--classifier-steps", "200", "--denoiser-steps", "50",
+    "--workers", "1",
+)
+SCRIPT = "import sys; from purimetry.experiments.command_line import main; sys.exit(main())"
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory) -> Path:
+    """Weights that all workers of a test run share."""
+    return tmp_path_factory.getbasetemp().parent / "weights"
+
+
+def start(*options) -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, "-c", SCRIPT, *TINY, *map(str, options)], stdout=subprocess.PIPE,
+                            stderr=subprocess.STDOUT, text=True, env=os.environ)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Everything a run leaves but what tells of time."""
+    found = (p for pattern in ("*/records.jsonl", "*/shards/*", "*.json") for p in folder.glob(pattern))
+    return {str(p.relative_to(folder)): p.read_bytes() for p in found}
+
+
+def free_port() -> int:
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        return bound.getsockname()[1]
+
+
+def test_two_hosts_end_with_the_bytes_of_one(tmp_path, cache):
+    alone = start("--out", tmp_path / "one", "--cache", cache)
+    output = alone.communicate(timeout=600)[0]
+    assert alone.returncode == 0, output
+
+    address = f"127.0.0.1:{free_port()}"
+    both = [start("--out", tmp_path / "two", "--cache", cache, "--coordinator", address, "--hosts", 2, "--host", i)
+            for i in range(2)]
+    outputs = [process.communicate(timeout=600)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], outputs
+    assert "report:" in outputs[0] and "report:" not in outputs[1]  # the first alone joins and reports
+
+    one, two = files(tmp_path / "one"), files(tmp_path / "two")
+    assert one.keys() == two.keys() and len([name for name in one if "shards" in name]) == 12
+    assert one == two
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_every_piece_is_in_one_share_and_none_has_much_more_than_the_others(count):
+    costs = (9, 2, 4, 8, 2, 4, 9, 3, 5, 1)
+    pieces = [Piece(program, cost, print) for program, cost in zip("abcabcabca", costs, strict=True)]
+    shares = [share(pieces, host, count) for host in range(count)]
+    assert sorted(number for numbers in shares for number in numbers) == list(range(len(pieces)))
+    loads = [sum(pieces[number].cost for number in numbers) for numbers in shares]
+    # The dearest first, each to whoever has least: nobody is ahead of another by more than one group.
+    assert max(loads) - min(loads) <= max(sum(pieces[n].cost for n in group) for group in groups(pieces, count))
+
+
+@pytest.mark.parametrize("options, message", [
+    ({"hosts": 2, "host": 2}, "--host is one of 0 to 1 of --hosts 2, got 2"),
+    ({"hosts": 2}, "need --hosts and --coordinator"),
+    ({"coordinator": "10.0.0.1:1234"}, "need --hosts and --coordinator"),
+])
+def test_hosts_that_do_not_fit_together_are_an_error(options, message):
+    with pytest.raises(ValueError, match=message):
+        Configuration(**options)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("bind failed"), ValueError("coordinator_address should be defined.")])
+def test_a_host_that_cannot_join_says_what_to_give(monkeypatch, error):
+    def fail(**_):
+        raise error
+
+    monkeypatch.setattr("jax.distributed.initialize", fail)
+    with pytest.raises(OSError, match=f"by --coordinator auto .{error}.; give the first host's own address"):
+        hosts.join(Configuration(coordinator="auto"))
+
+
+def test_hosts_do_not_determine_records():
+    several = Configuration(coordinator="10.0.0.1:1234", hosts=2, host=1)
+    assert several.determinants() == Configuration().determinants()
+
+
+def test_a_folder_that_the_others_do_not_see_is_an_error(tmp_path, monkeypatch):
+    for name, value in {"index": lambda: 1, "wait": lambda moment: None, "SEEN": 0}.items():
+        monkeypatch.setattr(hosts, name, value)
+    with pytest.raises(OSError, match="host 1 does not see the folder .*; give --out and --cache on a file system"):
+        hosts.first_opens(tmp_path, lambda: pytest.fail("opened"))
+    (tmp_path / "run.json").write_text("{}")
+    assert hosts.first_opens(tmp_path, lambda: "opened") == "opened"

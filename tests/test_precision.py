@@ -1,0 +1,101 @@
+"""A denoiser in bfloat16 inside a sampler in float32: the same purifier up to the rounding of 8 bits."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from purimetry.compression import losses, randomness, rates, samplers, schedules
+from purimetry.compression.data.digits import digits
+from purimetry.compression.networks.normalisation import GroupNorm
+from purimetry.compression.networks.precision import in_precision
+from purimetry.compression.networks.pure import pure
+from purimetry.compression.networks.unet import UNet
+from purimetry.compression.purifiers.diffusion import diffusion
+from purimetry.experiments.configuration import Configuration
+
+X = jnp.asarray(digits().test_images[0])
+XI = randomness.configuration(0, 0)
+
+ROUNDING = 2.0**-8
+"""Of one number in bfloat16, relative, at most; a root-mean-square is 1 / sqrt(3) of it."""
+
+LAYERS = 20
+"""Products one after the other in the UNet below: 5 blocks of 3, time, in, out, and two between levels."""
+
+
+def stirred(network, seed):
+    """Away from initial weights, which predict next to nothing."""
+    leaves, tree = jax.tree.flatten(network)
+    keys = jax.random.split(jax.random.key(seed), len(leaves))
+    drawn = [leaf + 0.1 * jax.random.normal(key, leaf.shape) for leaf, key in zip(leaves, keys, strict=True)]
+    return jax.tree.unflatten(tree, drawn)
+
+
+UNET = stirred(pure(UNet(1, (8, 16), rngs=nnx.Rngs(0))), 1)
+NARROW = in_precision(UNET, jnp.bfloat16)
+
+
+def distance(a, b):
+    return float(jnp.linalg.norm(a - b) / jnp.linalg.norm(b))
+
+
+def test_weights_and_arithmetic_are_bfloat16_and_the_output_is_not():
+    assert {leaf.dtype for leaf in jax.tree.leaves(NARROW)} == {jnp.dtype(jnp.bfloat16)}
+    inside = jax.make_jaxpr(NARROW.network)(X.astype(jnp.bfloat16), jnp.float32(5))
+    convolutions = [equation for equation in inside.eqns if str(equation.primitive) == "convolve_3x3"]
+    assert convolutions and all(each.outvars[0].aval.dtype == jnp.bfloat16 for each in convolutions)
+    assert jax.eval_shape(NARROW, X, jnp.float32(5)).dtype == jnp.float32
+
+
+def test_the_sampler_around_it_is_float32():
+    """With a predictor of zero nothing is rounded, bit for bit."""
+    steps = samplers.ddpm(schedules.respaced(schedules.linear(), 100), 3)
+    zero = lambda x, t: 0 * x
+    narrow, full = (jax.jit(diffusion(f, steps))(X, XI) for f in (in_precision(zero, jnp.bfloat16), zero))
+    np.testing.assert_array_equal(narrow, full)
+
+
+def test_prediction_gradient_and_rate_agree_to_eight_bits():
+    """Two roundings a layer, of weights and of activations, add up like a random walk: sqrt(2 LAYERS) of them.
+
+    A gradient comes back through as many layers, so its walk is twice as long. The sampler adds its coefficient times
+    the prediction to the image, so of both only that part reaches the purifier.
+    """
+    classifier = lambda x: x.reshape(-1)[20:30]
+    steps = samplers.ddpm(schedules.respaced(schedules.linear(), 100), 2)
+
+    @jax.jit
+    def measured(network):
+        purifier = diffusion(network, steps)
+        loss = losses.defended(classifier, purifier, jnp.int32(1), losses.cross_entropy)
+        rate = rates.expected_rates(purifier, X, XI, 0.1, draws=4).l2.mean
+        return network(2 * X - 1, jnp.float32(5)), jax.grad(lambda x: loss(x, XI).ascent)(X), rate
+
+    narrow, full = measured(NARROW), measured(UNET)
+    walk, reach = (2 * LAYERS) ** 0.5 * ROUNDING, float(jnp.abs(steps.prediction).sum())
+    errors = [distance(a, b) for a, b in zip(narrow, full, strict=True)]
+    assert 1e-4 < errors[0] < walk  # more than float32's rounding: it did take place
+    assert errors[1] < 2**0.5 * walk * reach
+    assert errors[2] < walk * reach
+
+
+def test_a_normalisation_sums_in_float32():
+    """The mean of 4,096 equal numbers and a few larger ones, which sums of 8 bits would lose."""
+    norm = GroupNorm(2, 1, rngs=nnx.Rngs(0))
+    x = jnp.ones((64, 32, 2)).at[:4].add(0.5).astype(jnp.bfloat16)
+    assert norm(x).dtype == jnp.bfloat16
+    np.testing.assert_allclose(norm(x).astype(jnp.float32), norm(x.astype(jnp.float32)), rtol=ROUNDING)
+
+
+def test_times_are_not_rounded():
+    """999 would be 1000 in bfloat16, and 257 would be 256."""
+    predicted = jax.jit(lambda t: NARROW(X, t))
+    assert not jnp.array_equal(predicted(jnp.float32(256)), predicted(jnp.float32(257)))
+
+
+def test_the_precision_is_a_run_s_option_and_recorded():
+    assert Configuration(precision="bfloat16").determinants()["precision"] == "bfloat16"
+    assert Configuration(batch=8).determinants() == Configuration().determinants()
+    with pytest.raises(ValueError, match="--batch counts images in one compiled call, got 0"):
+        Configuration(batch=0)
