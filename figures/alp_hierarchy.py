@@ -24,7 +24,8 @@ CAPTION = (
 )
 DEFENCES = {"undefended": "undefended", "alp": "ALP", "trained": "adv. training", "alp+trained": "ALP + adv. training"}
 KNOWN = {
-    "classifier": (style.GREEN, "^", "PGD-7, knows the classifier"), "defence": (style.ORANGE, "s", "PGD-7, knows the defence"),
+    "classifier": (style.GREEN, "^", "PGD-7, knows the classifier"),
+    "defence": (style.ORANGE, "s", "PGD-7, knows the defence"),
     "converged": (style.BLACK, "o", "converged, knows the defence"),
 }
 THEIRS = {"undefended": "undefended", "alp": "alp", "trained": "adversarial training",

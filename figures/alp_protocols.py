@@ -35,8 +35,8 @@ ATTACKS = {
 ROWS = {
     ("draw", "fixed xi"): "fixed ξ, same ξ", ("draw", "transfer between xi"): "fixed ξ, others",
     ("draw", "fresh xi"): "fresh ξ, others", ("draw", "EOT-20"): "EOT-20, others",
-    ("draw", "classifier alone"): "classifier alone attacked", ("ensemble", "fixed xi"): "fixed ξ, same ξ",
-    ("ensemble", "fresh xi"): "EOT-20 through it, others", ("ensemble", "classifier alone"): "classifier alone attacked",
+    ("draw", "classifier alone"): "attack of the classifier", ("ensemble", "fixed xi"): "fixed ξ, same ξ",
+    ("ensemble", "fresh xi"): "EOT-20 through it, others", ("ensemble", "classifier alone"): "attack of the classifier",
 }
 DEFENCES = {"draw": "one draw", "ensemble": "20 draws"}
 SHOWN = ("single", "mean")
