@@ -1,8 +1,8 @@
 """Autoencoder purifiers beside diffusion: what they compress, and whether that predicts their robustness (ALP, ours).
 
 Command: purimetry run alp_compression
-Time: TIME
-Expect: EXPECT
+Time: mostly compilation; not yet timed on a free machine.
+Expect: no numbers of a whole run yet.
 
 The document measures robust accuracy alone. Here ALP at its learned sigma, the same network without its noise, a VAE,
 MagNet's reformer (an autoencoder of reconstruction alone), and DDPM and DDIM at the middle t* have all that the

@@ -1,8 +1,8 @@
 """ALP's hierarchy of resilience: alone, beside and with adversarial training, its fidelity and its speed (Table II).
 
 Command: purimetry run alp_hierarchy
-Time: TIME
-Expect: EXPECT
+Time: mostly compilation and training; not yet timed on a free machine.
+Expect: no numbers of a whole run yet.
 
 Clean accuracy, robust accuracy at 8/255 as in the document and at the run's budgets (8/255 hardly moves 8 x 8 digits),
 PSNR of purified clean images, and latencies, of: no defence, ALP at its learned sigma, adversarial training (TRADES;

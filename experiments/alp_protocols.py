@@ -1,8 +1,8 @@
 """ALP under every protocol, which its document does not have: does its noise hide gradients, or the defence itself?
 
 Command: purimetry run alp_protocols
-Time: TIME
-Expect: EXPECT
+Time: mostly compilation; not yet timed on a free machine.
+Expect: no numbers of a whole run yet.
 
 The document attacks with PGD-7 and calls what is left immunity (alp Sec. Experiments); it does not say whether that
 attack knows the purifier. Here ALP at its learned sigma is attacked as a single draw and as the ensemble of 20 (Eq. 3)

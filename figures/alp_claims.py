@@ -26,7 +26,7 @@ CAPTION = (
 )
 LEVELS = {
     "undefended": "undefended", "without noise": "+ network\n(compression)",
-    "ensemble": "+ noise, 20 draws\n(randomness)", "unaware": "+ unaware attack\n(ignorance)",
+    "ensemble": "+ noise,\n20 draws\n(randomness)", "unaware": "+ unaware\nattack\n(ignorance)",
 }
 CLAIMS = {
     "shattered": "masking: steps do not gain what gradients promise",

@@ -53,12 +53,14 @@ def draw(folder: Path) -> Figure:
         _robust(axes[4], at, eps, place)
     axes[0].set_yticks(range(len(cells)), list(map(autoencoders.name, cells)))
     axes[0].invert_yaxis()
-    axes[0].set(xlabel=f"ratio at ε = {budget(eps[0])}", xlim=(0, None))
-    axes[1].set(xlabel="largest singular\nvalue (ratio)", xlim=(0, None))
-    axes[2].set(xlabel="effective rank\n(directions)", xlim=(0, None))
+    axes[0].set_xlabel(f"ratio at ε = {budget(eps[0])}")
+    axes[1].set_xlabel("largest singular\nvalue (ratio)")
+    axes[2].set_xlabel("effective rank\n(directions)")
+    for axis in axes[:3]:
+        axis.set_xlim(0, 1.05 * axis.get_xlim()[1])
     axes[3].set(xlabel=f"SNR at ε = {budget(eps[0])}\n(ratio)", xscale="log")
     axes[4].set(xlabel="robust accuracy (%)", xlim=(-4, 104))
-    style.letter(list(axes), ["rates", "", "", "", "robustness"])
+    style.letter(list(axes), ["rates", "stretch", "rank", "SNR", "robustness"])
     looks = [*RATES.values(), *ROBUST.values()]
     handles = [Line2D([], [], color=c, marker=m, linestyle="none", label=name) for c, m, name in looks]
     handles += [Line2D([], [], color=style.GREY, marker="o", linestyle="none", label=f"ε = {budget(e)}",

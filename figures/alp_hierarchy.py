@@ -24,8 +24,9 @@ CAPTION = (
 )
 DEFENCES = {"undefended": "undefended", "alp": "ALP", "trained": "adv. training", "alp+trained": "ALP + adv. training"}
 KNOWN = {
-    "classifier": (style.GREEN, "^", "PGD-7, knows the classifier"), "defence": (style.ORANGE, "s", "PGD-7, knows ALP"),
-    "converged": (style.BLACK, "o", "converged, knows ALP"),
+    "classifier": (style.GREEN, "^", "PGD-7, knows the classifier"),
+    "defence": (style.ORANGE, "s", "PGD-7, knows the defence"),
+    "converged": (style.BLACK, "o", "converged, knows the defence"),
 }
 THEIRS = {"undefended": "undefended", "alp": "alp", "trained": "adversarial training",
           "alp+trained": "alp + adversarial training"}

@@ -25,7 +25,7 @@ CAPTION = (
 ATTACKS = {
     ("pgd", "full"): (style.BLUE, "o", "PGD, ALP's gradient"),
     ("converged", "full"): (style.SKY, "P", "converged, ALP's gradient"),
-    ("standard", "full"): (style.YELLOW, "*", "AutoAttack's ensemble"),
+    ("standard", "full"): (style.YELLOW, "*", "standard ensemble"),
     ("pgd", "bpda"): (style.ORANGE, "s", "PGD, BPDA"),
     ("pgd", "noiseless"): (style.GREEN, "^", "PGD, gradient without noise"),
     ("square", "full"): (style.PURPLE, "v", "Square, no gradient"),
@@ -35,8 +35,8 @@ ATTACKS = {
 ROWS = {
     ("draw", "fixed xi"): "fixed ξ, same ξ", ("draw", "transfer between xi"): "fixed ξ, others",
     ("draw", "fresh xi"): "fresh ξ, others", ("draw", "EOT-20"): "EOT-20, others",
-    ("draw", "classifier alone"): "no ξ", ("ensemble", "fixed xi"): "fixed ξ, same ξ",
-    ("ensemble", "fresh xi"): "EOT-20 through it, others", ("ensemble", "classifier alone"): "no ξ",
+    ("draw", "classifier alone"): "attack of the classifier", ("ensemble", "fixed xi"): "fixed ξ, same ξ",
+    ("ensemble", "fresh xi"): "EOT-20 through it, others", ("ensemble", "classifier alone"): "attack of the classifier",
 }
 DEFENCES = {"draw": "one draw", "ensemble": "20 draws"}
 SHOWN = ("single", "mean")

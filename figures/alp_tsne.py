@@ -38,7 +38,7 @@ def draw(folder: Path) -> Figure:
     for axis, known in zip(axes, KNOWN, strict=False):
         _map(axis, shards[known])
     _distances(axes[2], records)
-    style.letter(list(axes), [f"attack knows {KNOWN['classifier']}", f"attack knows {KNOWN['defence']}", "distance"])
+    style.letter(list(axes), ["attack knows the classifier", "attack knows ALP", "distance"])
     handles = [Line2D([], [], color=c, marker=m, linestyle="none", label=name) for c, m, name in KINDS.values()]
     style.legend_below(figure, handles, 4)
     return figure

@@ -64,14 +64,14 @@ FEWER = {
         "standard_attacks": last_attack,
     },
     "alp_compression": {"compared": lambda bench: [*alp_cells.compared(bench)[:2], *bench.middle_cells[:1]]},
+    "alp_claims": {"STARTS": (0.5, 0.05), "THREATS": ("classifier",)},
     "alp_hierarchy": {"KNOWN": ("classifier", "defence"), "REPEATS": 3, "DIFFPURE": 20},
     "protocols": {"PROTOCOLS": (fixed(), fresh(2)), "gradients": lambda bench, cell: {**FULL, **BPDA}},
 }
 """Less of experiments that would compile dozens of programs, one kind of each left."""
 
-JOINED = {"alp_claims": ("alp_protocols", "alp_hierarchy")}
+JOINED = {"alp_claims": ("alp_hierarchy", "alp_protocols", "alp_tradeoff", "alp_trials")}
 """Experiments whose work another one does itself where it is lacking."""
-
 
 def shards(folder: Path) -> dict[str, int]:
     return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in folder.glob("*/shards/*.npz")}
