@@ -100,7 +100,7 @@ def spread(values: np.ndarray) -> Interval:
     """A standard deviation of few independent normal values, n >= 2, with its 95 % interval (chi squared).
 
     >>> [round(part, 3) for part in spread(np.array([1.0, 2.0, 3.0, 4.0, 5.0]))]
-    [1.581, 0.947, 4.544, 0.559]
+    [1.581, 0.947, 4.543, 0.559]
     """
     from scipy.special import chdtri
 

@@ -54,10 +54,10 @@ class Classifier(NamedTuple):
 
 
 CLASSIFIERS = {
-    "airbench": Classifier(airbench.airbench, "linear", CIFAR),
     "resnet18": Classifier(resnet.resnet18, "linear", CIFAR),
     "resnet20": Classifier(resnet.resnet20, "linear", CIFAR),
     "resnet56": Classifier(resnet.resnet56, "linear", CIFAR),
+    "airbench": Classifier(airbench.airbench, "linear", CIFAR),
     "wide-resnet": Classifier(wide_resnet.of_file, "fc", CIFAR),
     "resnet50": Classifier(resnet.resnet50, "fc", IMAGENET),
     "bottleneck-resnet": Classifier(resnet.bottleneck_resnet, "fc", IMAGENET),

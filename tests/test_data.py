@@ -191,11 +191,12 @@ def test_a_folder_without_images_is_said(tmp_path):
 
 
 def test_a_run_names_its_images_and_is_refused_where_one_on_other_data_lies(tmp_path, monkeypatch):
-    from purimetry.experiments import workbench
+    from purimetry.experiments import datasets, workbench
     from purimetry.experiments.configuration import Configuration
 
     data = only_test("digits", Bytes(STORED), np.arange(7))
-    monkeypatch.setitem(workbench.DATASETS, "digits", lambda folder: data)
+    data = data._replace(train_images=data.test_images, train_labels=data.test_labels)  # a run may have to train
+    monkeypatch.setitem(datasets.DATASETS, "digits", lambda folder: data)
     configuration = Configuration(out=tmp_path, images=4, subset_seed=1)
     bench = workbench.Workbench(configuration)
     written = json.loads((tmp_path / "images.json").read_text())

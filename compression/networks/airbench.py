@@ -74,7 +74,7 @@ class Airbench(nnx.Module):
         return x.max((0, 1))
 
 
-def halved(x: Float[Array, "height width channel"]) -> Float[Array, "height/2 width/2 channel"]:
+def halved(x: Float[Array, "height width channel"]) -> Float[Array, "height//2 width//2 channel"]:
     """The maximum over each 2x2 pixels; an odd last row or column is left out.
 
     >>> halved(jnp.arange(15.0).reshape(3, 5, 1))[..., 0].tolist()
