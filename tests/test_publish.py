@@ -3,6 +3,7 @@
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -85,7 +86,7 @@ def test_denoiser_resumes_and_is_published_in_diffusers_format(small, tmp_path, 
         np.testing.assert_array_equal(arrays[name], tensor.numpy().astype(np.float16).astype(np.float32), err_msg=name)
     assert card["trained_until"] == 250 and card["sha256"] == digest(arrays)
     assert set(json.loads((tmp_path / DENOISER / "card.json").read_text())["noise_squared_error_by_t"]) == {"10", "600"}
-    assert pm.ddpm_unet(tmp_path / DENOISER)(small.test_images[0], 10.0).shape == (32, 32, 3)
+    assert pm.ddpm_unet(tmp_path / DENOISER)(jnp.asarray(small.test_images[0]), jnp.float32(10)).shape == (32, 32, 3)
 
 
 @pytest.mark.parametrize("path, file", [(CLASSIFIER, "weights.safetensors"), (DENOISER, weights.DIFFUSERS)])
@@ -98,12 +99,14 @@ def test_published_files_are_what_their_cards_say(path, file):
 
 def test_cifar10_is_measured_with_the_published_networks_unless_told_others():
     c = Configuration(dataset="cifar10").resolved()
-    assert architectures.classifier(c.classifier).network(np.zeros((32, 32, 3), np.float32)).shape == (10,)
-    assert architectures.denoiser(c.denoiser).network(np.zeros((32, 32, 3), np.float32), 10.0).shape == (32, 32, 3)
+    classifier, denoiser = architectures.classifier(c.classifier), architectures.denoiser(c.denoiser)
+    assert jax.eval_shape(lambda x: classifier.network(x), jnp.zeros((32, 32, 3))).shape == (10,)
+    assert jax.eval_shape(lambda x: denoiser.network(x, jnp.float32(10)), jnp.zeros((32, 32, 3))).shape == (32, 32, 3)
+    assert denoiser.trained_until == 250
     assert Configuration(dataset="cifar10", classifier="resnet20:other").resolved().classifier == "resnet20:other"
     assert Configuration(dataset="cifar100").resolved().classifier is None
 
 
 def test_published_classifier_takes_images_of_one_size_only():
     with pytest.raises(ValueError, match=r"takes images \[32, 32, 3\], got \(28, 28, 1\)"):
-        airbench(weights.load_published(PUBLISHED / CLASSIFIER))(np.zeros((28, 28, 1), np.float32))
+        airbench(weights.load_published(PUBLISHED / CLASSIFIER))(jnp.zeros((28, 28, 1)))
