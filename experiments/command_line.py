@@ -71,7 +71,7 @@ class Data:
 class Train:
     """Train a network of CIFAR-10 that comes with Purimetry anew, and write its weights and card.
 
-    On 2 cores half an hour for the classifier, an hour for the denoiser. Needs the extra `peers`.
+    The classifier takes half an hour on 2 cores, the denoiser longer. Needs the extra `peers`.
     """
 
     name: tyro.conf.Positional[Literal["classifier", "denoiser"]]

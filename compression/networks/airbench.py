@@ -5,6 +5,7 @@ As it is run: the normalisations of its training, of pixels and between layers, 
 
 from collections.abc import Mapping
 from functools import partial
+from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
@@ -58,7 +59,7 @@ class Airbench(nnx.Module):
 
     def __init__(self, classes: int = 10, *, rngs: nnx.Rngs):
         self.whiten = Whitening(3, WIDTHS[0], rngs=rngs)
-        self.blocks = nnx.List([Block(c_in, c_out, rngs=rngs) for c_in, c_out in zip(WIDTHS, WIDTHS[1:], strict=False)])
+        self.blocks = nnx.List([Block(*widths, rngs=rngs) for widths in pairwise(WIDTHS)])
         self.linear = nnx.Linear(WIDTHS[-1], classes, use_bias=False, rngs=rngs)
 
     def __call__(self, x: Image) -> Logits:
