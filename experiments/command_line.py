@@ -98,7 +98,7 @@ class Reproduce:
     """Run the experiments, draw the figures and write the report."""
 
     all: bool = False
-    """Every experiment of `purimetry list` instead of the main job's, about 30 minutes on 2 cores."""
+    """Every experiment of `purimetry list` instead of the main job's, more than half an hour on 2 cores."""
     quick: bool = False
     """A tour of two and a half minutes on a small grid; its numbers are only indicative."""
     forecast: bool = False
