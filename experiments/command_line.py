@@ -100,7 +100,7 @@ class Reproduce:
     all: bool = False
     """Every experiment of `purimetry list` instead of the main job's, more than half an hour on 2 cores."""
     quick: bool = False
-    """A tour of two and a half minutes on a small grid; its numbers are only indicative."""
+    """A tour of four minutes on a small grid; its numbers are only indicative."""
     forecast: bool = False
     """Only say how long it would take; networks are trained first where they are not there yet."""
     configuration: Annotated[Configuration, tyro.conf.arg(name="")] = field(default_factory=Configuration)

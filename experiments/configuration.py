@@ -196,7 +196,7 @@ class Configuration:
 
 
 def quick(configuration: Configuration) -> Configuration:
-    """A tour of two and a half minutes: fewer images, cells and training steps. Its numbers are only indicative."""
+    """A tour of four minutes: fewer images, cells and training steps. Its numbers are only indicative."""
     configuration = configuration.resolved()
     return replace(
         configuration, images=min(configuration.images, 32), samplers=("ddpm", "ddim"), t_stars=(2, 5), eps=(0.1,),
