@@ -2,7 +2,7 @@
 
 The recipe is airbench94's (Jordan 2024, "94% on CIFAR-10 in 3.29 seconds on a single GPU"), a little longer and without
 test-time augmentation. PyTorch trains it, in bfloat16 with channels last, because a CPU with such instructions runs
-that several times as fast as float32 (an epoch takes 96 s instead of 439 on 2 cores of an AMD EPYC). On the way out its
+that several times as fast as float32 (measured once: 371 against 81 GFLOP/s on 2 cores). On the way out its
 normalisations are folded into its convolutions, which `compression/networks/airbench.py` runs. An interrupted training
 resumes at the epoch it was in.
 """

@@ -69,8 +69,9 @@ def _measure(bench: Workbench) -> Iterator[Measurement]:
     yield bench.mean("training", "clean_accuracy", 100 * (arrays["margin"] < 0), "%", {})
     for t, errors in zip(TIMES, arrays["squared_error"], strict=True):
         yield bench.mean("training", "noise_prediction_error", errors, "mean squared error", {"t": t})
-    for t, errors in zip(TIMES, arrays.get("flow_squared_error", ()), strict=False):
-        yield bench.mean("training", "flow_prediction_error", errors, "mean squared error", {"t": t})
+    if bench.follows_flow:
+        for t, errors in zip(TIMES, arrays["flow_squared_error"], strict=True):
+            yield bench.mean("training", "flow_prediction_error", errors, "mean squared error", {"t": t})
 
 
 def margins(classifier, images, labels) -> np.ndarray:
