@@ -52,6 +52,9 @@ OWN = {
 Images of one's own, which stand at no name here, take IMAGENET's: the paper's, but for its first images.
 """
 
+ROBUST_EPS = {"digits": 0.15}
+"""Budget of adversarial training by data set; 8/255 elsewhere."""
+
 
 @dataclass(frozen=True)
 class Training:
@@ -63,8 +66,8 @@ class Training:
     """Optimiser steps of the denoiser, 128 images each."""
     robust_steps: int = 1500
     """Optimiser steps of the adversarially trained classifier, 128 images each."""
-    robust_eps: float = 0.15
-    """Budget of its adversaries, l_inf in pixel units."""
+    robust_eps: float | None = None
+    """Budget of its adversaries, l_inf in pixel units (0.15 for digits, 8/255 otherwise unless told)."""
     robust_beta: float = 6.0
     """Weight of robustness against clean accuracy in its loss (TRADES)."""
     autoencoder_steps: int = 1000
@@ -186,6 +189,8 @@ class Configuration:
         own = {name: value for name, value in OWN.get(self.dataset, IMAGENET).items() if getattr(self, name) is None}
         if self.dataset == "cifar10" and self.resnet20 and not self.classifier:
             own["classifier"] = f"resnet20:{self.resnet20}"
+        if self.training.robust_eps is None:
+            own["training"] = replace(self.training, robust_eps=ROBUST_EPS.get(self.dataset, 8 / 255))
         return replace(self, **own)
 
     def determinants(self) -> dict:

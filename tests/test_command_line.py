@@ -94,6 +94,7 @@ def test_a_data_set_has_its_own_values_of_what_is_not_told():
     colour = Configuration(dataset="cifar10", images=7).resolved()
     assert (colour.images, colour.eps) == (7, (2 / 255,))
     assert Configuration().resolved().eps == (0.1, 0.2)
+    assert (Configuration().resolved().training.robust_eps, colour.training.robust_eps) == (0.15, 8 / 255)
 
 
 def test_the_two_folders_do_not_determine_records(tmp_path):
