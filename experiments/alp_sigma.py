@@ -1,8 +1,9 @@
 """Where a learned latent noise ends, whatever it begins at, and that reconstruction alone drives it to 0 (alp Fig. 2).
 
 Command: purimetry run alp_sigma
-Time: about 3 minutes of one core of an AMD EPYC, by estimate, half of it on 2; trainings are kept.
-Expect: on digits the first trial, from 0.5, comes to 0.34 in 300 steps and ends at 0.328; the linear optimum is 0.266.
+Time: about 2 minutes on 2 cores of an AMD EPYC, by its 210 seconds of both; trainings are kept.
+Expect: a sigma that is learned, whatever it begins at. On digits five trials, from 0.05 to 2, end at 0.331 ± 0.005,
+their standard deviation 0.012; the linear optimum is 0.266 ± 0.001, and reconstruction alone is at 0.078 and falling.
 The document has 0.219 on CIFAR-10.
 
 Five trials, each with its own seed and first sigma. The objective is ours, for the document names none: distortion and

@@ -65,12 +65,11 @@ CLASSIFIERS = {
 """By name; of `wide-resnet` and `bottleneck-resnet` (ResNet-101, ...) depth and width are the file's, too."""
 
 
-def classifier(given: str) -> Given:
-    """The classifier of ARCHITECTURE:FILE; ValueError or RecordError if there is none."""
-    name, path = named("--classifier", given, CLASSIFIERS)
+def classifier(given: str, option: str = "--classifier") -> Given:
+    """The classifier of ARCHITECTURE:FILE; ValueError or RecordError, which name the option, if there is none."""
+    name, path = named(option, given, CLASSIFIERS)
     arrays = weights.load_published(path)
-    return Given(name, _of("--classifier", given, CLASSIFIERS[name].read, arrays), digest(arrays),
-                 CLASSIFIERS[name].sides)
+    return Given(name, _of(option, given, CLASSIFIERS[name].read, arrays), digest(arrays), CLASSIFIERS[name].sides)
 
 
 def _diffusers(given: str, path: Path) -> Given:

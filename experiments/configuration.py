@@ -18,7 +18,7 @@ def default_data() -> Path:
 
 UNRECORDED = (
     "out", "cache", "data_dir", "image_size", "workers", "coordinator", "hosts", "host", "batch", "inception", "clip",
-    "resnet20", "classifier", "denoiser",
+    "resnet20", "classifier", "robust_classifier", "denoiser",
 )
 """Options that do not determine the records (the batch size does by rounding only), or of which records carry a
 fingerprint."""
@@ -26,7 +26,8 @@ fingerprint."""
 PUBLISHED = Path(__file__).parent.parent / "compression" / "published" / "cifar10"
 """Folder of the networks that come with Purimetry, each with a card of what it was made from and how good it is."""
 
-CLASSIFIER, DENOISER = "classifier/weights.safetensors", "denoiser"
+CLASSIFIER, ROBUST_CLASSIFIER, DENOISER = (
+    "classifier/weights.safetensors", "robust-classifier/weights.safetensors", "denoiser")
 """Where they are in it."""
 
 COLOUR = {
@@ -44,6 +45,7 @@ OWN = {
     },
     "cifar10": {
         **COLOUR, "classifier": f"airbench:{PUBLISHED / CLASSIFIER}", "denoiser": f"diffusers:{PUBLISHED / DENOISER}",
+        "robust_classifier": f"airbench:{PUBLISHED / ROBUST_CLASSIFIER}",
     },
     "cifar100": COLOUR,
 }
@@ -161,6 +163,8 @@ class Configuration:
     denoiser: str | None = None
     """Noise predictor from files, as the classifier: diffusers:FOLDER (or FOLDER alone) of a UNet2DModel, as
     google/ddpm-cifar10-32, or guided:FILE of guided diffusion's UNet (a state dict)."""
+    robust_classifier: str | None = None
+    """As --classifier: the adversarially trained one, of the experiments that compare with it."""
     note: str = ""
     """What the report says at its top about this run, for example that it is a dry run; kept in the records."""
     training: Training = field(default_factory=Training)

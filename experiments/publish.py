@@ -18,28 +18,41 @@ from ..compression.networks.airbench import airbench
 from ..compression.networks.pure import Network
 from ..compression.records import digest, write_atomic
 from . import cifar10_classifier, cifar10_denoiser
-from .configuration import CLASSIFIER, DENOISER
+from .configuration import CLASSIFIER, DENOISER, ROBUST_CLASSIFIER
 from .progress import bar
 from .training import TESTED, TIMES, margins, squared_error
 
 
 def train(name: str, out: Path, data_dir: Path) -> dict:
-    """Train CIFAR-10's "classifier" or "denoiser" into a folder of that name in `out`; return its card."""
-    return {"classifier": classifier, "denoiser": denoiser}[name](cifar10(data_dir), Path(out))
+    """Train CIFAR-10's network of this name into a folder of its own in `out`; return its card."""
+    kinds = {"classifier": classifier, "robust-classifier": robust_classifier, "denoiser": denoiser}
+    return kinds[name](cifar10(data_dir), Path(out))
 
 
 def classifier(dataset: Dataset, out: Path, recipe: cifar10_classifier.Recipe = cifar10_classifier.RECIPE) -> dict:
     """Train, write and test the classifier; return its card."""
-    with bar("train classifier") as show:
-        model = cifar10_classifier.train(dataset, recipe, out / "classifier-training.pt", show)
-    path = out / CLASSIFIER
+    return _classifier("classifier", out / CLASSIFIER, dataset, recipe, "cross-entropy")
+
+
+def robust_classifier(
+    dataset: Dataset, out: Path, recipe: cifar10_classifier.Recipe = cifar10_classifier.ROBUST
+) -> dict:
+    """Train, write and test the adversarially trained classifier; return its card."""
+    return _classifier("robust-classifier", out / ROBUST_CLASSIFIER, dataset, recipe,
+                       "cross-entropy at N-FGSM's adversary (de Jorge et al. 2022)")
+
+
+def _classifier(name, path, dataset, recipe, loss) -> dict:
+    with bar(f"train {name}") as show:
+        model = cifar10_classifier.train(dataset, recipe, path.parent.with_name(f"{name}-training.pt"), show)
     write_half(path, cifar10_classifier.folded(model))
     card = {
         "architecture": "airbench94 (Jordan 2024), normalisations folded into the convolutions",
         "training": {"optimiser": "SGD with Nesterov momentum and lookahead", **recipe._asdict(),
-                     "loss": "cross-entropy", "augmentation": f"mirrored, moved by {cifar10_classifier.SHIFT} pixels",
+                     "widths": list(recipe.widths),
+                     "loss": loss, "augmentation": f"mirrored, moved by {cifar10_classifier.SHIFT} pixels",
                      "precision": "bfloat16"},
-        "command": "purimetry train classifier",
+        "command": f"purimetry train {name}",
     } | classifier_quality(airbench(weights.load_published(path)), dataset)
     return write_card(path.parent, weights.load_published(path), dataset, card)
 

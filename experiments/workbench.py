@@ -103,7 +103,9 @@ class Workbench:
 
     @cached_property
     def robust_classifier(self) -> Network:
-        """The same network, adversarially trained."""
+        """An adversarially trained classifier: that of the run, or the same network as the classifier trained here."""
+        if found := self._given.get("robust_classifier"):
+            return found.network
         return models.robust_classifier(self.configuration.training, self.dataset, self.configuration.cache)[0]
 
     @cached_property
@@ -141,6 +143,9 @@ class Workbench:
         if c.classifier is not None:
             given["classifier"] = architectures.classifier(c.classifier)
             architectures.check_classifier(given["classifier"], self.dataset, class_folders(c.dataset))
+        if c.robust_classifier is not None:
+            given["robust_classifier"] = architectures.classifier(c.robust_classifier, "--robust-classifier")
+            architectures.check_classifier(given["robust_classifier"], self.dataset, class_folders(c.dataset))
         if c.denoiser is not None:
             given["denoiser"] = architectures.denoiser(c.denoiser)
             architectures.check_denoiser(given["denoiser"], self.dataset)

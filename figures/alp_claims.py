@@ -90,7 +90,7 @@ def _masking(axis: Axes, records: list[Measurement], budgets: list[float]) -> No
         bound = get(records, "effect_below", claim=claim, **at).value
         axis.plot([bound, bound], [place - 0.35, place + 0.35], ":", color=style.VERMILION)
     axis.set_yticks(range(len(rows)), [name for *_, name in rows])
-    axis.set(xlabel="ratio, or cosine (ratio)", xlim=(0, None), ylim=(len(rows) - 0.5, -0.5))
+    axis.set(xlabel="ratio, or cosine", xlim=(0, None), ylim=(len(rows) - 0.5, -0.5))
 
 
 def _sigmas(axis: Axes, records: list[Measurement]) -> None:
@@ -99,7 +99,8 @@ def _sigmas(axis: Axes, records: list[Measurement]) -> None:
     low, high = (get(records, f"effect_{side}", claim="sigma").value for side in ("above", "below"))
     axis.axhspan(low, high, color=style.VERMILION, alpha=0.2, linewidth=0)
     axis.axhline(paper_alp.SIGMA, color=style.VERMILION, linewidth=0.9)
-    axis.set(xlabel="training (number, each with its own first σ)", ylabel="σ (latent units)", ylim=(0, None))
+    top = 1.1 * max(high, *(m.value for m in found))
+    axis.set(xlabel="training (number, each with its own first σ)", ylabel="σ (latent units)", ylim=(0, top))
     axis.set_xticks([m.at["trial"] + 1 for m in found])
 
 

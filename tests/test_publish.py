@@ -13,7 +13,7 @@ from purimetry.compression.data.dataset import Dataset
 from purimetry.compression.networks.airbench import airbench
 from purimetry.compression.records import digest
 from purimetry.experiments import architectures
-from purimetry.experiments.configuration import CLASSIFIER, DENOISER, PUBLISHED, Configuration
+from purimetry.experiments.configuration import CLASSIFIER, DENOISER, PUBLISHED, ROBUST_CLASSIFIER, Configuration
 
 
 class Stop(Exception):
@@ -66,6 +66,33 @@ def test_classifier_resumes_and_is_published_as_the_same_function(small, tmp_pat
 
 @pytest.mark.peer
 @pytest.mark.usefixtures("one_torch_thread")
+def test_adversarial_training_is_published_too_and_its_adversaries_stay_near(small, tmp_path):
+    torch = pytest.importorskip("torch")
+    from purimetry.experiments import cifar10_classifier, publish
+
+    recipe = cifar10_classifier.Recipe(widths=(8, 8, 16), epochs=2, batch=32, eps=8 / 255)
+    card = publish.robust_classifier(small, tmp_path, recipe)
+    arrays = weights.load_published(tmp_path / ROBUST_CLASSIFIER)
+    assert [len(arrays[f"blocks.{i}.conv1.weight"]) for i in range(3)] == [8, 8, 16]
+    assert card["training"]["eps"] == 8 / 255 and card["command"] == "purimetry train robust-classifier"
+
+    model = cifar10_classifier.train(small, recipe, tmp_path / "robust-classifier-training.pt")  # resumed at its end
+    x = torch.from_numpy((small.test_images - np.float32(cifar10_classifier.MEAN)) / np.float32(cifar10_classifier.STD))
+    x, y = x.permute(0, 3, 1, 2), torch.from_numpy(small.test_labels).long()
+    adversary = cifar10_classifier.adversary(model, x, y, recipe.eps, torch.Generator().manual_seed(0))
+    std, mean = (torch.tensor(values)[:, None, None] for values in (cifar10_classifier.STD, cifar10_classifier.MEAN))
+    moved = ((adversary - x) * std).abs().max()
+    assert 2 * recipe.eps < moved <= 3 * recipe.eps + 1e-6  # float32
+    pixels = adversary * std + mean
+    assert pixels.min() >= -1e-6 and pixels.max() <= 1 + 1e-6
+    with torch.no_grad():
+        loss = lambda x: torch.nn.functional.cross_entropy(model(x), y, reduction="none")
+        gained = loss(adversary) - loss(x)
+    assert gained.mean() > 3 * gained.std() / len(x) ** 0.5
+
+
+@pytest.mark.peer
+@pytest.mark.usefixtures("one_torch_thread")
 def test_denoiser_resumes_and_is_published_in_diffusers_format(small, tmp_path, monkeypatch):
     pytest.importorskip("diffusers")
     from purimetry.experiments import cifar10_denoiser, publish
@@ -89,7 +116,8 @@ def test_denoiser_resumes_and_is_published_in_diffusers_format(small, tmp_path, 
     assert pm.ddpm_unet(tmp_path / DENOISER)(jnp.asarray(small.test_images[0]), jnp.float32(10)).shape == (32, 32, 3)
 
 
-@pytest.mark.parametrize("path, file", [(CLASSIFIER, "weights.safetensors"), (DENOISER, weights.DIFFUSERS)])
+@pytest.mark.parametrize("path, file", [
+    (CLASSIFIER, "weights.safetensors"), (ROBUST_CLASSIFIER, "weights.safetensors"), (DENOISER, weights.DIFFUSERS)])
 def test_published_files_are_what_their_cards_say(path, file):
     folder = PUBLISHED / path.split("/")[0]
     card = json.loads((folder / "card.json").read_text())

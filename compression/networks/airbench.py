@@ -3,7 +3,7 @@
 As it is run: the normalisations of its training, of pixels and between layers, are folded into its convolutions.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import pairwise
 
@@ -19,7 +19,7 @@ from .from_torch import from_torch
 from .pure import Network
 
 WIDTHS = (24, 64, 256, 256)
-"""Of the whitening convolution and of the three blocks."""
+"""Of the whitening convolution and of the three blocks of airbench94."""
 
 SIDE = 32
 """Rows and columns of the images that it takes."""
@@ -52,20 +52,22 @@ class Block(nnx.Module):
 class Airbench(nnx.Module):
     """Logits of an image [32, 32, 3] in [0, 1].
 
+    widths: of the whitening convolution and of each block.
+
     >>> network = lambda x: Airbench(rngs=nnx.Rngs(0))(x)
     >>> jax.eval_shape(network, jnp.zeros((32, 32, 3))).shape
     (10,)
     """
 
-    def __init__(self, classes: int = 10, *, rngs: nnx.Rngs):
-        self.whiten = Whitening(3, WIDTHS[0], rngs=rngs)
-        self.blocks = nnx.List([Block(*widths, rngs=rngs) for widths in pairwise(WIDTHS)])
-        self.linear = nnx.Linear(WIDTHS[-1], classes, use_bias=False, rngs=rngs)
+    def __init__(self, widths: Sequence[int] = WIDTHS, classes: int = 10, *, rngs: nnx.Rngs):
+        self.whiten = Whitening(3, widths[0], rngs=rngs)
+        self.blocks = nnx.List([Block(*pair, rngs=rngs) for pair in pairwise(widths)])
+        self.linear = nnx.Linear(widths[-1], classes, use_bias=False, rngs=rngs)
 
     def __call__(self, x: Image) -> Logits:
         return self.linear(self.features(x))
 
-    def features(self, x: Image) -> Float[Array, "256"]:
+    def features(self, x: Image) -> Float[Array, "feature"]:
         """What the last layer reads: the maximum over the image of the last block's channels."""
         if x.shape != (SIDE, SIDE, 3):
             raise ValueError(f"this network takes images [{SIDE}, {SIDE}, 3], got {x.shape}; give it CIFAR's")
@@ -86,8 +88,13 @@ def halved(x: Float[Array, "height width channel"]) -> Float[Array, "height//2 w
 
 
 def airbench(arrays: Mapping[str, np.ndarray], classes: int = 10) -> Network:
-    """The network (1.97 M parameters) with the weights of a PyTorch state dict, its normalisations folded; strict."""
-    return from_torch(partial(Airbench, classes), arrays)
+    """The network with the weights of a PyTorch state dict, its normalisations folded; strict.
+
+    Its widths are the file's: airbench94 has 1.97 M parameters.
+    """
+    names = ("whiten.weight", *(f"blocks.{number}.conv1.weight" for number in range(len(WIDTHS) - 1)))
+    widths = [len(arrays[name]) if name in arrays else width for name, width in zip(names, WIDTHS, strict=True)]
+    return from_torch(partial(Airbench, widths, classes), arrays)
 
 
 def _gelu(x):
