@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 from purimetry.compression.attacks.ensemble import standard_attacks
+from purimetry.compression.batches import calls_of
 from purimetry.compression.protocol import BPDA, FULL, fixed, fresh
 from purimetry.compression.records import read_records
 from purimetry.experiments import alp_cells, attack_peers
@@ -16,7 +17,6 @@ from purimetry.experiments.command_line import EXPERIMENTS, MAIN
 from purimetry.experiments.configuration import Configuration, Training
 from purimetry.experiments.workbench import BARE, Workbench
 from purimetry.figures import report, style
-
 
 
 def last_attack(classes, norm, **effort):
@@ -43,8 +43,12 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(autouse=True)
 def forget():
-    """An experiment's programs are its own; those of all of them together take gigabytes."""
-    yield
+    """An experiment's programs are its own; those of all of them together take gigabytes.
+
+    No compiled call is padded to more images than there are.
+    """
+    with calls_of(TINY["images"]):
+        yield
     jax.clear_caches()
 
 
