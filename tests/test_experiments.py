@@ -62,7 +62,6 @@ FEWER = {
     "attack_peers": {
         "ATTACKS": {"square": "square"}, "standard_attacks": last_attack, "DEFENCES": (attack_peers.PURIFIED,),
     },
-    "randomness_evaluation": {"TESTS": 3, "SIZES": (1, 15), "OTHERS": 4},
     "rates_causes": {"TIMES": (10,), "SCHEDULES": (100, 200)},
     "preflight": {"defences": lambda bench: [BARE]},
     "alp_protocols": {
