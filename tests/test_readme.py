@@ -15,7 +15,7 @@ README = (Path(__file__).parent.parent / "README.md").read_text()
 
 def test_the_examples_run(tmp_path, monkeypatch, capsys):
     """On small, barely trained networks: what is tested are the examples, not the numbers."""
-    barely = Training(30, 3, classifier_channels=(8,), denoiser_channels=(8,))
+    barely = Training(30, 3, classifier_channels=(4,), denoiser_channels=(4,))
     trained = models.trained
     monkeypatch.setattr(models, "trained", lambda data: trained(data, barely, tmp_path))
     names = {}
