@@ -1,7 +1,6 @@
 """Checks of what comes in, before anything is compiled: what was expected, what came, what to do."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from .callables import as_pytree
@@ -47,7 +46,7 @@ def check_budget(eps, largest: float = 1.0) -> None:
 
 def check_classifier(classifier: Classifier, images) -> int:
     """Raise unless the classifier gives finite logits, not probabilities; return its number of classes."""
-    logits = np.asarray(_logits(as_pytree(classifier), jnp.asarray(images)))
+    logits = np.asarray(_logits(as_pytree(classifier), np.asarray(images)))
     if logits.ndim != 2 or logits.shape[1] < 2:
         raise ValueError(f"a classifier maps one image to a vector of logits, got shape {logits.shape[1:]} an image")
     if not np.isfinite(logits).all():
@@ -73,7 +72,7 @@ def check_keys(keys, n: int) -> None:
 
 def check_shape(purifier: Purifier, x, key) -> None:
     """Raise unless the purifier keeps the shape of one image; nothing is computed."""
-    found = jax.eval_shape(purifier, jnp.asarray(x), key).shape
+    found = jax.eval_shape(purifier, np.asarray(x), key).shape
     if found != np.shape(x):
         raise ValueError(f"a purifier must keep the image's shape {np.shape(x)}, got {found}; resize its output")
 
@@ -82,7 +81,7 @@ def check_purifier(purifier: Purifier, images, keys) -> None:
     """Raise unless the purifier keeps shape and range, and gives the same output twice at the same key."""
     check_keys(keys, len(images))
     check_shape(purifier, images[0], keys[0])
-    once, twice = map(np.asarray, _twice(as_pytree(purifier), jnp.asarray(images), keys))
+    once, twice = map(np.asarray, _twice(as_pytree(purifier), np.asarray(images), keys))
     if not np.array_equal(once, twice, equal_nan=True):
         raise ValueError(
             "the purifier is random although its key is fixed; draw all its noise from the key it is given"

@@ -37,7 +37,10 @@ def configurations(seed: int, indices: Int[np.ndarray | Array, "n"]) -> Keys:
     >>> configurations(0, np.arange(5)).shape
     (5,)
     """
-    return jax.vmap(lambda index: configuration(seed, index))(jnp.asarray(indices))
+    return _configurations(jax.random.key(seed), indices)
+
+
+_configurations = jax.jit(jax.vmap(jax.random.fold_in, (None, 0)))
 
 
 def step_key(xi: Key, direction: int | Int[Array, ""], t: int | Int[Array, ""]) -> Key:

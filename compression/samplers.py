@@ -154,13 +154,13 @@ def _whole(schedule: Schedule, t_star: int | float) -> int:
 def _steps(schedule, t_star, forward_state, forward_noise, state, prediction, noise) -> Steps:
     n = _whole(schedule, t_star)
     ascending, descending = slice(0, n), slice(n - 1, None, -1) if n else slice(0, 0)
-    f32 = lambda values, order: jnp.asarray(values[order], jnp.float32)
-    return Steps(
+    f32 = lambda values, order: np.asarray(values[order], np.float32)
+    return jax.device_put(Steps(
         f32(forward_state, ascending), f32(forward_noise, ascending),
         f32(state, descending), f32(prediction, descending), f32(noise, descending),
-        jnp.arange(1, schedule.steps + 1, dtype=jnp.int32)[descending], f32(schedule.time[1:], descending),
+        np.arange(1, schedule.steps + 1, dtype=np.int32)[descending], f32(schedule.time[1:], descending),
         f32(np.sqrt(schedule.alpha_bar[1:]), descending),
-    )
+    ))
 
 
 def diffuse(steps: Steps, x: Image, xi: Key, step_key: Callable = randomness.step_key) -> Image:

@@ -7,7 +7,7 @@ noise vanishes, is of order 1 in all of them.
 
 from collections.abc import Callable
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 
 from .samplers import Memory, Steps, ddim, ode
@@ -131,4 +131,4 @@ def _interpolating(schedule, t_star, order, moments, from_where) -> Steps:
 
 
 def _f32(values):
-    return jnp.asarray(values, jnp.float32)
+    return jax.device_put(np.asarray(values, np.float32))

@@ -51,7 +51,8 @@ def load_tree(path: Path, like: Any) -> tuple[Any, str]:
     signature = lambda arrays: [(np.shape(a), np.dtype(a.dtype)) for a in arrays]
     if signature(stored.values()) != signature(leaves):
         raise RecordError(f"{path} holds {len(stored)} arrays of another architecture; it can be rebuilt")
-    return jax.tree.unflatten(structure, [jax.numpy.asarray(array) for array in stored.values()]), expected
+    # `jnp.asarray` would compile a program for every shape.
+    return jax.tree.unflatten(structure, jax.device_put(list(stored.values()))), expected
 
 
 def load_published(path: Path | str) -> dict[str, np.ndarray]:

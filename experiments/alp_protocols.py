@@ -185,7 +185,7 @@ def pieces(bench: Workbench) -> list[Piece]:
         *(Piece("autoattack", DRAWS, partial(autoattack, bench, eps)) for eps in budgets),
         *(Piece("unaware", 1, partial(unaware, bench, eps)) for eps in budgets),
         Piece("agreement", 1, partial(agreement, bench)),
-        Piece("preflight", DRAWS, partial(_preflight, bench)),
+        Piece("preflight", DRAWS, partial(_checked, bench)),
     ]
 
 
@@ -242,9 +242,13 @@ def _gradients(bench: Workbench) -> Iterator[Measurement]:
             yield bench.mean("alp_protocols", "gradient_cosine", values, "cosine", {"with": kind, "k": size})
 
 
-def _preflight(bench: Workbench) -> Iterator[Measurement]:
+def _checked(bench: Workbench) -> list[dict]:
     lend(bench)
-    for outcome in preflight.outcomes(bench, ALP):
+    return preflight.outcomes(bench, ALP)
+
+
+def _preflight(bench: Workbench) -> Iterator[Measurement]:
+    for outcome in _checked(bench):
         flaws = float(outcome["outcome"] in ("error", "warning"))
         yield bench.measurement("alp_protocols", "flaws", flaws, None, preflight.count(bench), "flaws",
                                 {"eps": preflight.budget(bench), **outcome})

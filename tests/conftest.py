@@ -2,6 +2,7 @@
 
 import os
 import sys
+from importlib.metadata import version
 
 import pytest
 from jaxtyping import install_import_hook
@@ -11,7 +12,11 @@ from jaxtyping import install_import_hook
 install_import_hook(["purimetry.compression", "purimetry.theory"], "beartype.beartype")
 
 # A test's programs are compiled once and run a few times, so compiling them well would take most of the suite's time.
-os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=0 {os.environ.get('XLA_FLAGS', '')}"
+# Later JAX knows no second flag: an unknown one ends the process.
+QUICK = "--xla_backend_optimization_level=0"
+if version("jaxlib").startswith("0.10."):
+    QUICK += " --xla_cpu_use_fusion_emitters=false"
+os.environ["XLA_FLAGS"] = f"{QUICK} {os.environ.get('XLA_FLAGS', '')}"
 
 # Figures are drawn to files; no test may need a display.
 os.environ["MPLBACKEND"] = "agg"

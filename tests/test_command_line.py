@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -104,7 +105,7 @@ def test_the_two_folders_do_not_determine_records(tmp_path):
 
 
 def test_a_measurement_says_what_determines_it(tmp_path):
-    training = Training(classifier_steps=2, denoiser_steps=2)
+    training = Training(2, 2, classifier_channels=(4,), denoiser_channels=(4,))
     bench = Workbench(Configuration(out=tmp_path / "out", cache=tmp_path / "cache", images=4, training=training))
     found = bench.mean("rates", "rate", np.array([1.0, 2.0, 3.0, 4.0]), "ratio", {"t_star": 1})
     assert (found.value, found.n) == (2.5, 4)
@@ -113,7 +114,7 @@ def test_a_measurement_says_what_determines_it(tmp_path):
 
 
 def test_trained_weights_are_cached_and_rebuilt_when_damaged(tmp_path):
-    training, dataset = Training(classifier_steps=3), digits()
+    training, dataset = Training(classifier_steps=3, classifier_channels=(4,)), digits()
     first = models.classifier(training, dataset, tmp_path)[1]
     (path,) = tmp_path.iterdir()
     written = path.stat().st_mtime_ns
@@ -122,7 +123,7 @@ def test_trained_weights_are_cached_and_rebuilt_when_damaged(tmp_path):
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.warns(UserWarning, match="building it again"):
         assert models.classifier(training, dataset, tmp_path)[1] == first
-    assert models.classifier(Training(classifier_steps=4), dataset, tmp_path)[1] != first
+    assert models.classifier(replace(training, classifier_steps=4), dataset, tmp_path)[1] != first
     assert len(list(tmp_path.iterdir())) == 2
 
 

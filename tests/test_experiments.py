@@ -1,5 +1,6 @@
 """The contract of every experiment, on real digits in a tiny run: it measures, resumes, and is drawn and tabulated."""
 
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
@@ -7,16 +8,16 @@ import jax
 import numpy as np
 import pytest
 from purimetry.compression.attacks.ensemble import standard_attacks
+from purimetry.compression.batches import calls_of
 from purimetry.compression.protocol import BPDA, FULL, fixed, fresh
 from purimetry.compression.records import read_records
-from purimetry.experiments import alp_cells, attack_peers
+from purimetry.experiments import alp_cells, attack_peers, autoencoders
 from purimetry.experiments.alp_protocols import Case
 from purimetry.experiments.autoencoders import THREATS
 from purimetry.experiments.command_line import EXPERIMENTS, MAIN
 from purimetry.experiments.configuration import Configuration, Training
 from purimetry.experiments.workbench import BARE, Workbench
 from purimetry.figures import report, style
-
 
 
 def last_attack(classes, norm, **effort):
@@ -43,8 +44,12 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(autouse=True)
 def forget():
-    """An experiment's programs are its own; those of all of them together take gigabytes."""
-    yield
+    """An experiment's programs are its own; those of all of them together take gigabytes.
+
+    No compiled call is padded to more images than there are.
+    """
+    with calls_of(TINY["images"]):
+        yield
     jax.clear_caches()
 
 
@@ -70,6 +75,15 @@ FEWER = {
 }
 """Less of experiments that would compile dozens of programs, one kind of each left."""
 
+WHAT = autoencoders._what
+
+
+def smaller(*told):
+    """What determines an autoencoder, of a size with which its training and ensembles of 20 take little."""
+    *others, bottleneck = WHAT(*told)
+    return *others, replace(bottleneck, latent=bottleneck.latent // 16, channels=(4, 8), batch=16)
+
+
 JOINED = {"alp_claims": ("alp_hierarchy", "alp_protocols", "alp_tradeoff", "alp_trials")}
 """Experiments whose work another one does itself where it is lacking."""
 
@@ -83,6 +97,7 @@ def test_an_experiment_measures_resumes_and_is_shown(name, folder, monkeypatch):
     for part in (name, *JOINED.get(name, ())):
         for constant, fewer in FEWER.get(part, {}).items():
             monkeypatch.setattr(import_module(f"purimetry.experiments.{part}"), constant, fewer)
+    monkeypatch.setattr(autoencoders, "_what", smaller)
     configuration = Configuration(out=folder / "out", cache=folder / "cache", **TINY)
     bench = Workbench(configuration)
     for piece in experiment.pieces(bench):

@@ -45,13 +45,19 @@ def linear(x):
     return jnp.stack([jnp.float32(9), x.ravel() @ WEIGHTS[:, 0]])
 
 
+@partial(jax.jit, static_argnums=0)
+def evaluated(loss, x, key):
+    return loss(x, key)
+
+
+@partial(jax.jit, static_argnums=0)
 def gradient(loss, key=KEY, x=X):
     return jax.grad(lambda x: loss(x, key).ascent)(x)
 
 
 def test_an_expectation_over_one_draw_is_the_loss_at_that_draw():
     loss = losses.defended(curved, noisy, LABEL)
-    one, same = expectation_over_randomness(loss, 1)(X, KEY), loss(X, randomness.redraw(KEY, 0))
+    one, same = evaluated(expectation_over_randomness(loss, 1), X, KEY), evaluated(loss, X, randomness.redraw(KEY, 0))
     np.testing.assert_allclose(one.ascent, same.ascent, rtol=1e-6)
     np.testing.assert_allclose(one.margins, same.margins, rtol=1e-6)
 
@@ -60,12 +66,12 @@ def test_an_expectation_has_the_mean_loss_its_mean_gradient_and_the_margins_of_t
     views = losses.defended, partial(eot, draws=7)
     plain, mean = (view(curved, noisy, LABEL, losses.cross_entropy) for view in views)
     draws = randomness.redraws(KEY, 7)
-    found = mean(X, KEY)
-    np.testing.assert_allclose(found.ascent, np.mean([plain(X, key).ascent for key in draws]), rtol=1e-5)
+    found, each = evaluated(mean, X, KEY), [evaluated(plain, X, key) for key in draws]
+    np.testing.assert_allclose(found.ascent, np.mean([one.ascent for one in each]), rtol=1e-5)
     np.testing.assert_allclose(gradient(mean), np.mean([gradient(plain, key) for key in draws], 0), atol=1e-5)
-    logits = jnp.mean(jnp.stack([curved(noisy(X, key)) for key in draws]), 0)
+    logits = jax.jit(jax.vmap(lambda key: curved(noisy(X, key))))(draws).mean(0)
     np.testing.assert_allclose(found.margins, losses.margins(logits, LABEL), atol=1e-5)  # float32
-    assert found.margin <= np.mean([plain(X, key).margin for key in draws]) + 1e-6  # Jensen
+    assert found.margin <= np.mean([one.margin for one in each]) + 1e-6  # Jensen
 
 
 def test_draws_are_those_of_the_key_and_no_others():
@@ -80,7 +86,8 @@ def test_the_error_of_an_expectation_falls_as_one_over_its_draws():
     square = lambda x, key: Objective(jnp.sum((x + jax.random.normal(key, x.shape)) ** 2), jnp.zeros(2))
     keys = pm.configurations(3, np.arange(400))
     for k in (1, 4, 16):
-        errors = jax.vmap(lambda key: gradient(expectation_over_randomness(square, k), key) - 2 * X)(keys)
+        mean = expectation_over_randomness(square, k)
+        errors = jax.jit(jax.vmap(lambda key: gradient(mean, key) - 2 * X))(keys)
         found = (errors**2).reshape(400, -1).mean(1)
         assert abs(found.mean() - 4 / k) < 4 * found.std() / 20  # 4 standard errors
 

@@ -13,8 +13,8 @@ from purimetry.experiments.workers import Piece, groups, share
 
 TINY = (
     "run", "rates", "--images", "4", "--samplers", "ddim", "ddpm", "--t-stars", "1", "2", "--eps", "0.1",
-    "--seeds", "0", "--draws", "2", "--eps-factors", "1", "--classifier-steps", "200", "--denoiser-steps", "50",
-    "--workers", "1",
+    "--seeds", "0", "--draws", "2", "--eps-factors", "1", "--classifier-steps", "50", "--denoiser-steps", "50",
+    "--classifier-channels", "8", "--denoiser-channels", "8", "--batch", "4", "--workers", "1",
 )
 SCRIPT = "import sys; from purimetry.experiments.command_line import main; sys.exit(main())"
 

@@ -19,7 +19,6 @@ AUTOENCODER = pm.pure(pm.Autoencoder((8, 8, 1), 4, channels=(4, 8), rngs=nnx.Rng
 NETWORK = NETWORK.with_state(jax.tree.map(lambda w: w + 0.05, NETWORK.state))  # an untrained output is all but zero
 
 
-
 def _layer(kernel, x, t):
     return jnp.tanh(convolve(x, kernel) + t / 100)
 
@@ -43,7 +42,7 @@ PURIFIERS = {
     "alp": pm.alp(AUTOENCODER, 0.5),
     "autoencoder": pm.reformer(AUTOENCODER),
     "vae": pm.vae(pm.pure(pm.Variational((8, 8, 1), 4, (4, 8), rngs=nnx.Rngs(0)))),
-    "ddpm, paper's hash": pm.diffusion(NETWORK, pm.ddpm(SCHEDULE, 4), randomness.paper_step_key),
+    "ddpm, paper's hash": pm.diffusion(SMALL, pm.ddpm(SCHEDULE, 4), randomness.paper_step_key),
 }
 IMAGES = np.random.default_rng(0).uniform(0, 1, (5, 8, 8, 1)).astype(np.float32)
 

@@ -14,9 +14,10 @@ README = (Path(__file__).parent.parent / "README.md").read_text()
 
 
 def test_the_examples_run(tmp_path, monkeypatch, capsys):
-    """On barely trained networks: what is tested are the examples, not the numbers."""
+    """On small, barely trained networks: what is tested are the examples, not the numbers."""
+    barely = Training(30, 3, classifier_channels=(4,), denoiser_channels=(4,))
     trained = models.trained
-    monkeypatch.setattr(models, "trained", lambda data: trained(data, Training(30, 3), tmp_path))
+    monkeypatch.setattr(models, "trained", lambda data: trained(data, barely, tmp_path))
     names = {}
     for example in re.findall(r"```python\n(.*?)```", README, re.DOTALL):
         exec(compile(example, "README.md", "exec"), names)

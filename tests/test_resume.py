@@ -12,7 +12,8 @@ import pytest
 TINY = (
     "run", "prediction", "--images", "4", "--samplers", "ddim", "--t-stars", "1", "2", "--eps", "0.1", "--seeds", "0",
     "--draws", "2", "--attack-steps", "2", "--attack-restarts", "2", "--paper-steps", "4", "--bootstrap", "10",
-    "--classifier-steps", "300", "--denoiser-steps", "400", "--classifier-channels", "8", "--denoiser-channels", "8",
+    "--batch", "4",
+    "--classifier-steps", "100", "--denoiser-steps", "300", "--classifier-channels", "8", "--denoiser-channels", "8",
 )
 
 
