@@ -56,9 +56,9 @@ def draw(folder: Path) -> Figure:
     axes[0].set_xlabel(f"ratio at ε = {budget(eps[0])}")
     axes[1].set_xlabel("largest singular\nvalue (ratio)")
     axes[2].set_xlabel("effective rank\n(directions)")
-    for axis in axes[:3]:
+    for axis in axes[:4]:
         axis.set_xlim(0, 1.05 * axis.get_xlim()[1])
-    axes[3].set(xlabel=f"SNR at ε = {budget(eps[0])}\n(ratio)", xscale="log")
+    axes[3].set_xlabel(f"SNR at ε = {budget(eps[0])}\n(ratio)")
     axes[4].set(xlabel="robust accuracy (%)", xlim=(-4, 104))
     style.letter(list(axes), ["rates", "stretch", "rank", "SNR", "robustness"])
     looks = [*RATES.values(), *ROBUST.values()]
