@@ -11,16 +11,23 @@ import numpy as np
 from safetensors.numpy import save
 
 from ..compression import schedules, weights
+from ..compression.attacks.pgd import converged_pgd
+from ..compression.attacks.search import attack_images
 from ..compression.batches import over_images
 from ..compression.data.cifar import cifar10
 from ..compression.data.dataset import Dataset
 from ..compression.networks.airbench import airbench
 from ..compression.networks.pure import Network
+from ..compression.purifiers.identity import identity
+from ..compression.randomness import configurations
 from ..compression.records import digest, write_atomic
 from . import cifar10_classifier, cifar10_denoiser
 from .configuration import CLASSIFIER, DENOISER, ROBUST_CLASSIFIER
 from .progress import bar
 from .training import TESTED, TIMES, margins, squared_error
+
+ATTACKED = 200
+"""Test images under the attack that says how robust a classifier is."""
 
 
 def train(name: str, out: Path, data_dir: Path) -> dict:
@@ -37,12 +44,13 @@ def classifier(dataset: Dataset, out: Path, recipe: cifar10_classifier.Recipe = 
 def robust_classifier(
     dataset: Dataset, out: Path, recipe: cifar10_classifier.Recipe = cifar10_classifier.ROBUST
 ) -> dict:
-    """Train, write and test the adversarially trained classifier; return its card."""
+    """Train, write and test the adversarially trained classifier, also under attack; return its card."""
     return _classifier("robust-classifier", out / ROBUST_CLASSIFIER, dataset, recipe,
-                       "cross-entropy at N-FGSM's adversary (de Jorge et al. 2022)")
+                       "cross-entropy at N-FGSM's adversary (de Jorge et al. 2022)",
+                       lambda network: robust_quality(network, dataset, recipe.eps))
 
 
-def _classifier(name, path, dataset, recipe, loss) -> dict:
+def _classifier(name, path, dataset, recipe, loss, more=lambda network: {}) -> dict:
     with bar(f"train {name}") as show:
         model = cifar10_classifier.train(dataset, recipe, path.parent.with_name(f"{name}-training.pt"), show)
     write_half(path, cifar10_classifier.folded(model))
@@ -53,7 +61,9 @@ def _classifier(name, path, dataset, recipe, loss) -> dict:
                      "loss": loss, "augmentation": f"mirrored, moved by {cifar10_classifier.SHIFT} pixels",
                      "precision": "bfloat16"},
         "command": f"purimetry train {name}",
-    } | classifier_quality(airbench(weights.load_published(path)), dataset)
+    }
+    network = airbench(weights.load_published(path))
+    card |= classifier_quality(network, dataset) | more(network)
     return write_card(path.parent, weights.load_published(path), dataset, card)
 
 
@@ -82,6 +92,16 @@ def classifier_quality(network: Network, dataset: Dataset) -> dict:
     """Its accuracy on all test images, in percent with its standard error."""
     right = 100.0 * (margins(network, dataset.test_images, dataset.test_labels) < 0)
     return {"test_accuracy_percent": _mean(right), "test_images": len(right)}
+
+
+def robust_quality(network: Network, dataset: Dataset, eps: float) -> dict:
+    """Its accuracy under the converged attack within l_inf of eps, in percent, on the first ATTACKED test images."""
+    images, labels = dataset.test_images[:ATTACKED], dataset.test_labels[:ATTACKED]
+    with bar("attack robust-classifier") as show:
+        keys = configurations(0, np.arange(len(images)))
+        found = attack_images(converged_pgd, network, identity, images, labels, keys, eps,
+                              on_segment=lambda done, active: show(done, f"{active} images"))
+    return {"robust_accuracy_percent": _mean(100.0 * (found.broken_at < 0)), "attacked_images": len(images), "eps": eps}
 
 
 def denoiser_quality(network: Network, dataset: Dataset) -> dict:

@@ -74,7 +74,8 @@ def test_adversarial_training_is_published_too_and_its_adversaries_stay_near(sma
     card = publish.robust_classifier(small, tmp_path, recipe)
     arrays = weights.load_published(tmp_path / ROBUST_CLASSIFIER)
     assert [len(arrays[f"blocks.{i}.conv1.weight"]) for i in range(3)] == [8, 8, 16]
-    assert card["training"]["eps"] == 8 / 255 and card["command"] == "purimetry train robust-classifier"
+    assert 0 <= card["robust_accuracy_percent"][0] <= card["test_accuracy_percent"][0] and card["attacked_images"] == 32
+    assert card["training"]["eps"] == card["eps"] == 8 / 255 and card["command"] == "purimetry train robust-classifier"
 
     model = cifar10_classifier.train(small, recipe, tmp_path / "robust-classifier-training.pt")  # resumed at its end
     x = torch.from_numpy((small.test_images - np.float32(cifar10_classifier.MEAN)) / np.float32(cifar10_classifier.STD))
