@@ -2,11 +2,11 @@
 
 Command: purimetry run alp_tradeoff
 Time: about 3 minutes on 2 cores of an AMD EPYC after alp_sigma, by its 310 seconds of both.
-Expect: no peak on digits (eps 0.2). With sigma changed after training PSNR falls from 30.1 ± 0.3 dB at 0 to 12.6 ± 0.2
-at 2, and PGD-7 leaves 31 to 35 % where it knows the classifier alone, 6 to 13 % through the ensemble (standard error 7
-and 4 points), whatever sigma. Trained at each sigma, what the unaware attack leaves rises from 8 ± 4 to 77 ± 6 %, what
-the other leaves from 4 ± 3 to 15 ± 5 %: the latent of more noise carries less, and hides from an attack that is not
-told.
+Expect: no peak to be seen on digits (eps 0.2). With sigma changed after training PSNR falls from 30.1 ± 0.3 dB at 0 to
+12.6 ± 0.2 at 2, and PGD-7 leaves 31 to 35 % where it knows the classifier alone, 6 to 12 % through the ensemble
+(standard error 7 and 4 points), whatever sigma. Trained at each sigma, what the unaware attack leaves rises from 8 ± 4
+to 77 ± 6 %, what the other leaves from 4 ± 3 to 15 ± 5 %: the latent of more noise carries less, and hides from an
+attack that is not told.
 
 PSNR of purified clean images under one draw, clean accuracy of the ensemble of 20, and its accuracy under PGD-7 that
 knows the classifier alone or goes through the ensemble, whose draws are held between attack and decision. Budget:

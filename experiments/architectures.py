@@ -121,12 +121,14 @@ def _of(option: str, given: str, importer: Callable, source) -> Network:
         raise type(error)(f"{option} {given}: {error}") from error
 
 
-def check_classifier(given: Given, dataset: Dataset, class_folders: int | None = None) -> None:
+def check_classifier(
+    given: Given, dataset: Dataset, class_folders: int | None = None, option: str = "--classifier"
+) -> None:
     """Raise, without compiling anything, unless the classifier takes these images and has a class for each label.
 
     class_folders: how many folders number the classes, where folders do; then each class needs one.
     """
-    shape = _output("--classifier", given, dataset.shape)
+    shape = _output(option, given, dataset.shape)
     classes = shape[-1] if shape else 0
     if (top := dataset.test_labels.max()) >= classes:
         raise DataError(f"labels of {dataset.name} run to {top}, but this {given.architecture} has {classes} classes, "

@@ -149,7 +149,7 @@ def train(
 def adversary(
     model: nn.Module, x: torch.Tensor, y: torch.Tensor, eps: float, generator: torch.Generator
 ) -> torch.Tensor:
-    """N-FGSM of normalised images; eps in pixel units. Up to NOISE + 1 of them away, in [0, 1]."""
+    """N-FGSM of normalised images; eps in pixel units. Up to (NOISE + 1) eps away, in [0, 1]."""
     mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
     low, high, radius = -mean / std, (1 - mean) / std, eps / std
     noisy = x + NOISE * radius * (2 * torch.rand(x.shape, generator=generator) - 1)

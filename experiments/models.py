@@ -69,7 +69,13 @@ def classifier(training: Training, dataset: Dataset, cache: Path) -> tuple[Netwo
 
 
 def robust_classifier(training: Training, dataset: Dataset, cache: Path) -> tuple[Network, str]:
-    """The same network trained by TRADES against `training.robust_eps`, and its weights' SHA-256."""
+    """The same network trained by TRADES against `training.robust_eps`, and its weights' SHA-256.
+
+    ValueError where that budget is not told; `Configuration.resolved` takes the data set's.
+    """
+    if training.robust_eps is None:
+        raise ValueError("robust_eps is None; give the budget of adversarial training, such as 8 / 255, or take "
+                         "Configuration.resolved().training")
     recipe = loop.Recipe(steps=training.robust_steps)
     build, determinants = _convnet(training, dataset)
     determinants += ("trades", robust.VERSION, training.robust_eps, training.robust_beta)

@@ -145,7 +145,8 @@ class Workbench:
             architectures.check_classifier(given["classifier"], self.dataset, class_folders(c.dataset))
         if c.robust_classifier is not None:
             given["robust_classifier"] = architectures.classifier(c.robust_classifier, "--robust-classifier")
-            architectures.check_classifier(given["robust_classifier"], self.dataset, class_folders(c.dataset))
+            architectures.check_classifier(given["robust_classifier"], self.dataset, class_folders(c.dataset),
+                                           "--robust-classifier")
         if c.denoiser is not None:
             given["denoiser"] = architectures.denoiser(c.denoiser)
             architectures.check_denoiser(given["denoiser"], self.dataset)
@@ -177,7 +178,9 @@ class Workbench:
     def _networks(self) -> dict[str, tuple[Network, str]]:
         """All networks that the run's measurements depend on."""
         flow = {"velocity": self._velocity} if self.follows_flow else {}
-        return {"classifier": self._classifier, "denoiser": self._denoiser, **flow}
+        robust = {name: (given.network, given.sha256) for name, given in self._given.items()
+                  if name == "robust_classifier"}
+        return {"classifier": self._classifier, "denoiser": self._denoiser, **flow, **robust}
 
     @property
     def _trained_until(self) -> int | None:

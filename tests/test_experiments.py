@@ -17,7 +17,7 @@ from purimetry.experiments.autoencoders import THREATS
 from purimetry.experiments.command_line import EXPERIMENTS, MAIN
 from purimetry.experiments.configuration import Configuration, Training
 from purimetry.experiments.workbench import BARE, Workbench
-from purimetry.figures import report, style
+from purimetry.figures import budgets, report, style
 
 
 def last_attack(classes, norm, **effort):
@@ -115,6 +115,7 @@ def test_an_experiment_measures_resumes_and_is_shown(name, folder, monkeypatch):
     assert drawing.TITLE and drawing.CAPTION
     assert style.encode(figure, "svg") == style.encode(drawing.draw(bench.folder.path), "svg")
     found = read_records(bench.folder.path)
+    budgets.notes(found)  # which the report takes from all records, whatever experiments they are of
     tables = drawing.tables({kind: [m for m in found if m.experiment == kind] for kind in EXPERIMENTS})
     assert tables
     for table in tables:

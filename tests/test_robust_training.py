@@ -152,6 +152,7 @@ def test_the_robust_classifier_is_cached_by_what_determines_it_and_changes_nobod
 
 
 @pytest.mark.parametrize("call, message", [
+    (lambda: models.robust_classifier(Training(), DATA, "cache"), "robust_eps is None; give the budget"),
     (lambda: robust.trades(8.0), "8/255 is 0.0314"), (lambda: robust.adversarial(0.0), r"in \(0, 1\]"),
     (lambda: robust.trades(0.1, steps=0), "at least 1 step"),
 ])
