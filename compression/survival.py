@@ -124,10 +124,14 @@ class ZeroInflatedGaussian(NamedTuple):
     se: tuple[float, float, float]
 
 
+FEWEST = 3
+"""Uncensored positive distances that a Gaussian is fitted to, at least."""
+
+
 def fit_zero_inflated_gaussian(distance, censored) -> ZeroInflatedGaussian:
     """Maximum-likelihood fit: the mass at 0 by counting, the Gaussian with right-censored terms.
 
-    The Gaussian is not truncated at 0, as in the paper. Needs at least 3 uncensored positive distances.
+    The Gaussian is not truncated at 0, as in the paper. Needs FEWEST uncensored positive distances.
     """
     from scipy.optimize import minimize
     from scipy.special import log_ndtr
@@ -135,8 +139,9 @@ def fit_zero_inflated_gaussian(distance, censored) -> ZeroInflatedGaussian:
     distance, censored = np.asarray(distance, np.float64), np.asarray(censored, bool)
     n, positive = len(distance), distance > 0
     seen, beyond = distance[positive & ~censored], distance[positive & censored]
-    if len(seen) < 3:
-        raise ValueError(f"a Gaussian needs at least 3 uncensored positive distances, got {len(seen)}; use more images")
+    if len(seen) < FEWEST:
+        raise ValueError(f"a Gaussian needs at least {FEWEST} uncensored positive distances, got {len(seen)}; use more "
+                         "images")
     center, unit = seen.mean(), seen.std() + 1e-12
 
     def negative_log_likelihood(parameters):

@@ -14,7 +14,9 @@ import numpy as np
 
 from ..compression.records import Arrays, Measurement
 from ..compression.statistics import bootstrap
-from ..compression.survival import MinimumPerturbations, fit_zero_inflated_gaussian, kaplan_meier, minimum_perturbations
+from ..compression.survival import (
+    FEWEST, MinimumPerturbations, fit_zero_inflated_gaussian, kaplan_meier, minimum_perturbations,
+)
 from .progress import bar
 from .rates import anchors
 from .robust_accuracy import converged
@@ -76,6 +78,8 @@ def _measure(bench: Workbench, cell: Cell) -> Iterator[Measurement]:
         if found.value < bench.configuration.eps_max:
             at = {**cell.at, "survive": share}
             yield bench.measurement(name, "perturbation_quantile", found.value, found.se, len(right), "pixel", at)
+    if np.sum((distance > 0) & ~censored) < FEWEST:
+        return  # a purifier that breaks most images leaves no Gaussian to fit; the curve stands
     fit = fit_zero_inflated_gaussian(distance, censored)
     for part, se in zip(("zero", "mean", "std"), fit.se, strict=True):
         unit = "fraction" if part == "zero" else "pixel"

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from ..compression.records import Arrays, Measurement, read_records, read_shards
 from . import style
-from .selection import Z95, distinct, get, select
+from .selection import Z95, distinct, find, select
 from .table import Unit, unit_of
 from .tables import minimum_perturbation as tables
 
@@ -32,8 +32,9 @@ def draw(folder: Path) -> Figure:
     shown = unit_of(records)
     shards = perturbations(folder, shown)
     samplers = [s for s in distinct(records, "sampler") if s != "none"]
-    zero, *gaussian = (get(records, f"gaussian_{part}", sampler="none").value for part in FITTED)
-    fit = [zero, *(shown.factor * value for value in gaussian)]
+    fitted = [find(records, f"gaussian_{part}", sampler="none") for part in FITTED]
+    fit = [m.value * factor for m, factor in zip(fitted, (1, shown.factor, shown.factor), strict=True)
+           if m is not None]  # none of few images
     clean = shards["none-t0"]
     columns = 3 if len(samplers) == 2 else 2
     rows = -(-(1 + len(samplers)) // columns)
@@ -60,18 +61,18 @@ def perturbations(folder: Path, shown: Unit) -> dict[str, Arrays]:
 
 
 def _histogram(axis: Axes, clean: Arrays, fit: list[float]) -> None:
-    zero, mean, std = fit
     distance = clean["distance"][~clean["censored"]]
-    n = len(clean["distance"])
+    n, zero = len(clean["distance"]), np.mean(clean["distance"] == 0)
     bins = np.linspace(0, distance.max(), min(25, 6 + n // 8))
     positive = distance[distance > 0]
     axis.hist(positive, bins, weights=np.full(len(positive), 100 / n), color=style.SKY, label=f"measured (n = {n})")
     axis.bar(0, 100 * zero, width=bins[1] / 2, color=style.VERMILION, label=f"misclassified: {100 * zero:.1f} %")
-    x = np.linspace(0, bins[-1], 200)
-    density = np.exp(-0.5 * ((x - mean) / std) ** 2) / (std * np.sqrt(2 * np.pi))
-    axis.plot(
-        x, 100 * (1 - zero) * density * bins[1], color=style.BLACK, label=f"Gaussian: mean {mean:.3f}, s.d. {std:.3f}"
-    )
+    if fit:
+        _, mean, std = fit
+        x = np.linspace(0, bins[-1], 200)
+        density = np.exp(-0.5 * ((x - mean) / std) ** 2) / (std * np.sqrt(2 * np.pi))
+        label = f"Gaussian: mean {mean:.3f}, s.d. {std:.3f}"
+        axis.plot(x, 100 * (1 - zero) * density * bins[1], color=style.BLACK, label=label)
     axis.set_ylabel("images (% per bin)")
     axis.set_ylim(0, 1.6 * axis.get_ylim()[1])  # room for the legend above the bars
     axis.legend(loc="upper left")
@@ -84,7 +85,9 @@ def _survival(
     x, share, low, high = survival_steps(clean["distance"], limit)
     axis.fill_between(x, low, high, step="post", color=style.BLACK, alpha=0.12, linewidth=0)
     axis.step(x, share, where="post", color=style.BLACK, label="clean images")
-    axis.plot(x, 100 * gaussian_survival(x, *fit), "--", color=style.BLACK, linewidth=0.9, label="fit, clean images")
+    if fit:
+        survival = 100 * gaussian_survival(x, *fit)
+        axis.plot(x, survival, "--", color=style.BLACK, linewidth=0.9, label="fit, clean images")
     shades = matplotlib.colormaps["viridis"](np.linspace(0, 0.9, len(cells)))
     for cell, shade in zip(cells, shades, strict=True):
         t_star = cell.at["t_star"]

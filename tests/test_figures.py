@@ -261,6 +261,16 @@ def test_one_cell_and_one_budget_are_enough(name, tmp_path):
     assert draw(name, run).axes
 
 
+def test_minimum_perturbations_without_a_fit_are_drawn(tmp_path):
+    run = SyntheticRun(tmp_path / "out", ("reverse",), (5,), eps=(0.1,), images=8, seeds=(3,)).write(*FIGURES)
+    path = run / "minimum_perturbation/records.jsonl"
+    kept = [line for line in path.read_text().splitlines(True) if "gaussian_" not in line]
+    assert kept and len(kept) < len(path.read_text().splitlines())
+    path.write_text("".join(kept))
+    labels = [label for axis in draw("minimum_perturbation", run).axes for label in axis.get_legend_handles_labels()[1]]
+    assert "clean images" in labels and not any("fit" in label or "Gaussian" in label for label in labels)
+
+
 def test_survival_steps_are_the_share_of_images_beyond_each_budget():
     budgets, share, low, high = survival_steps(np.array([0.0, 0.1, 0.2, 0.5]), 0.5)
     np.testing.assert_allclose(budgets[:-1], [0.0, 0.1, 0.2])

@@ -1,6 +1,7 @@
 """Survival curves against SciPy, fits against what they were drawn from, minimum perturbations against geometry."""
 
 from functools import partial
+from types import SimpleNamespace
 
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +9,8 @@ import pytest
 from scipy import stats
 
 import purimetry as pm
+from purimetry.experiments import minimum_perturbation
+from purimetry.experiments.workbench import Cell
 
 
 def censored_sample(n=60, seed=0):
@@ -119,3 +122,13 @@ def test_without_censoring_the_fit_has_the_moments_and_their_textbook_errors_at_
     fit = pm.fit_zero_inflated_gaussian(distance, np.zeros(200, bool))
     assert (fit.mean, fit.std) == pytest.approx((distance.mean(), distance.std()), rel=1e-4)  # where BFGS stops
     assert fit.se[1:] == pytest.approx((fit.std / 200**0.5, fit.std / 400**0.5), rel=1e-3)
+
+
+def test_a_run_whose_images_are_nearly_all_broken_has_a_curve_and_no_fit(monkeypatch):
+    found = np.array([0.0, 0.0, 0.1, 0.2]), np.zeros(4, bool), None
+    monkeypatch.setattr(minimum_perturbation, "distances", lambda bench, cell: found)
+    bench = SimpleNamespace(
+        configuration=SimpleNamespace(eps=(0.05,), eps_max=0.5), mean=lambda name, quantity, *rest: quantity,
+        measurement=lambda name, quantity, *rest: quantity)
+    said = list(minimum_perturbation._measure(bench, Cell("ddpm", 5)))
+    assert said == ["clean_accuracy", "censored", "survival"]
