@@ -54,7 +54,7 @@ def draw(folder: Path) -> Figure:
     budgets = distinct(select(records, "robust_accuracy"), "eps")
     figure = style.new_figure(3.0)
     axes = figure.subplots(1, len(budgets) + 1, width_ratios=[*[1] * len(budgets), 1.4])
-    for axis, eps in zip(axes, budgets, strict=False):
+    for axis, eps in zip(axes[:-1], budgets, strict=True):
         _robust(axis, partial(find, records, reading="defence"), eps)
     axes[0].set_yticks(range(len(DEFENCES)), list(DEFENCES.values()))
     for axis in axes[1:-1]:

@@ -39,7 +39,7 @@ def draw(folder: Path) -> Figure:
         axis.set_ylabel(f"{READINGS[reading]}\naccuracy (%)")
     style.letter(list(axes.ravel()), len(readings) * [THREATS[threat][2].removeprefix("attack ") for threat in threats])
     handles = [Line2D([], [], color=colour, marker="o", label=f"ε = {budget(eps)}" if eps else "no attack")
-               for eps, colour in zip(sorted(distinct(records, "eps")), BUDGETS, strict=False)]
+               for eps, colour in style.looks(sorted(distinct(records, "eps")), BUDGETS)]
     handles += [Line2D([], [], color=style.GREY, linestyle="--", label="bare classifier"),
                 Line2D([], [], color=BUDGETS[-1], marker="*", markerfacecolor="white", linestyle="", markersize=8,
                        label="document, CIFAR-10")]
@@ -53,7 +53,7 @@ def _shown(records):
 
 
 def _panel(axis: Axes, records: list[Measurement], reading: str, threat: str) -> None:
-    for eps, colour in zip(sorted(distinct(records, "eps")), BUDGETS, strict=False):
+    for eps, colour in style.looks(sorted(distinct(records, "eps")), BUDGETS):
         sigma, value, half = line(select(records, "accuracy", reading=reading, threat=threat, eps=eps), "sigma")
         axis.errorbar(sigma, value, half, color=colour, marker="o", markersize=3.5)
         bare = get(records, "accuracy", reading="none", eps=eps).value

@@ -34,7 +34,7 @@ def draw(folder: Path) -> Figure:
     whole, end = figure.subplots(1, 2)
     linear = get(records, "linear_sigma").value
     for axis in (whole, end):
-        for number_, colour in zip(distinct(records, "trial"), COLOURS, strict=False):
+        for number_, colour in style.looks(distinct(records, "trial"), COLOURS):
             _path(axis, records, colour, objective="distortion + rate", trial=number_)
         axis.axhline(linear, color=style.BLACK, linestyle="-.", linewidth=0.9)
         axis.axhline(paper_alp.SIGMA, color=style.GREY, linestyle=":", linewidth=1.1)
@@ -49,7 +49,7 @@ def draw(folder: Path) -> Figure:
     end.set(xlim=(last / 2, last), ylim=(late.min() - 0.1 * np.ptp(late), late.max() + 0.1 * np.ptp(late)))
     style.letter([whole, end], ["five trials", "their last half"])
     handles = [Line2D([], [], color=c, label=f"trial {n + 1}, from {_first(records, n):g}")
-               for n, c in zip(distinct(records, "trial"), COLOURS, strict=False)]
+               for n, c in style.looks(distinct(records, "trial"), COLOURS)]
     handles += [Line2D([], [], color=style.BLACK, linestyle="--", label="reconstruction alone"),
                 Line2D([], [], color=style.BLACK, linestyle="-.", label="linear, closed form"),
                 Line2D([], [], color=style.GREY, linestyle=":", label="document, CIFAR-10")]

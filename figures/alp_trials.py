@@ -49,7 +49,7 @@ def _eps(records: list[Measurement]) -> float:
 
 def _bands(axis: Axes, records: list[Measurement]) -> None:
     found = select(records, "accuracy", attack="FGSM")
-    for eps, colour in zip(sorted(distinct(found, "eps")), BUDGETS[1:], strict=False):
+    for eps, colour in style.looks(sorted(distinct(found, "eps")), BUDGETS[1:]):
         sigma, mean, _ = line(select(found, "accuracy", eps=eps), "sigma")
         _, spread, _ = line(select(records, "accuracy_spread", attack="FGSM", eps=eps), "sigma")
         axis.fill_between(sigma, mean - spread, mean + spread, color=colour, alpha=0.25, linewidth=0)

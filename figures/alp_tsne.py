@@ -35,7 +35,7 @@ def draw(folder: Path) -> Figure:
     records, shards = read_records(folder, "alp_tsne"), read_shards(folder, "alp_tsne")
     figure = style.new_figure(2.9)
     axes = figure.subplots(1, 3)
-    for axis, known in zip(axes, KNOWN, strict=False):
+    for axis, known in zip(axes[:-1], KNOWN, strict=True):
         _map(axis, shards[known])
     _distances(axes[2], records)
     style.letter(list(axes), ["attack knows the classifier", "attack knows ALP", "distance"])

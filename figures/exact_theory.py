@@ -44,7 +44,7 @@ def draw(folder: Path) -> Figure:
         titles += [f"{NAMES[kind].split()[-1]}: {what}" for what in ("rate", "SNR", "robustness")]
     style.letter(list(axes.ravel()), titles)
     variances = [Line2D([], [], color=colour, label=f"variance {variance:g}")
-                 for variance, colour in zip(distinct(records, "off_variance"), COLOURS, strict=False)]
+                 for variance, colour in style.looks(distinct(records, "off_variance"), COLOURS)]
     ways = [Line2D([], [], color=style.BLACK, label="exact"),
             Line2D([], [], color=style.BLACK, marker="o", linestyle="", label="estimated"),
             Line2D([], [], color=style.BLACK, linestyle="--", label="Eqs. 15, 16")]
@@ -53,7 +53,7 @@ def draw(folder: Path) -> Figure:
 
 
 def _against_time(axis: Axes, records: list[Measurement], sampler: str, name: str, label: str) -> None:
-    for off, colour in zip(distinct(records, "off_variance"), COLOURS, strict=False):
+    for off, colour in style.looks(distinct(records, "off_variance"), COLOURS):
         for quantity, dashes in ((f"{name}_exact", "-"), (f"{name}_first_order", "--")):
             found = select(records, quantity, sampler=sampler, off_variance=off)
             if found:

@@ -122,7 +122,7 @@ def _angles(axis: Axes, found: Arrays) -> None:
     names = {"halves": ("data, two halves", style.BLACK), "random": ("random", style.GREY)}
     models = [name for name in found if name not in names]
     names |= {name: (f"denoiser, t = {name.removeprefix('denoiser-t')}", colour)
-              for name, colour in zip(models, (style.SKY, style.BLUE, style.ORANGE), strict=False)}
+              for name, colour in style.looks(models, (style.SKY, style.BLUE, style.ORANGE))}
     for name, (label, colour) in names.items():
         low, middle, high = np.quantile(found[name], [0.25, 0.5, 0.75], axis=0)
         index = np.arange(1, len(middle) + 1)

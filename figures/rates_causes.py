@@ -36,7 +36,7 @@ def draw(folder: Path) -> Figure:
     axes[0].set(ylabel="expected rate (ratio)", ylim=(0, None))
     style.letter(list(axes), [SAMPLER_NAMES[sampler] for sampler in samplers])
     handles = [Line2D([], [], color=shade, marker="o", label=f"{n} steps")
-               for n, shade in zip(schedules, SHADES, strict=False)]
+               for n, shade in style.looks(schedules, SHADES)]
     handles.append(Line2D([], [], color=style.GREY, marker="o", markerfacecolor="white", linestyle="--", label="beta"))
     handles.append(Line2D([], [], color=style.BLACK, marker="x", linestyle="none", label="paper"))
     style.legend_below(figure, handles, len(handles))
@@ -44,7 +44,7 @@ def draw(folder: Path) -> Figure:
 
 
 def _panel(axis: Axes, records: list[Measurement], sampler: str, schedules: list[int]) -> None:
-    for schedule, shade in zip(schedules, SHADES, strict=False):
+    for schedule, shade in style.looks(schedules, SHADES):
         for sigma in distinct(select(records, "rate_l2", sampler=sampler), "sigma"):
             found = select(records, "rate_l2", sampler=sampler, schedule=schedule, sigma=sigma)
             t, rate, half = line(found, "t")

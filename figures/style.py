@@ -1,8 +1,9 @@
 """How every figure looks, and how it is saved so that the same records give the same bytes."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from io import BytesIO
 from pathlib import Path
+from string import ascii_lowercase
 
 import matplotlib
 from matplotlib.artist import Artist
@@ -79,9 +80,19 @@ def new_figure(height: float, width: float = WIDTH) -> Figure:
 
 
 def letter(axes: list[Axes], titles: list[str]) -> None:
-    """Title panels "a  ...", "b  ..." ."""
-    for mark, axis, title in zip("abcdefghijkl", axes, titles, strict=False):
+    """Title the first panels "a  ...", "b  ..." ."""
+    for title, axis, mark in looks(titles, axes, ascii_lowercase):
         axis.set_title(f"{mark}   {title}")
+
+
+def looks(items: Iterable, *palettes: Sequence) -> list[tuple]:
+    """Each item with its own of every palette; ValueError where one is too short, which would leave data out.
+
+    >>> looks([0.1, 0.2], ["blue", "red", "green"])
+    [(0.1, 'blue'), (0.2, 'red')]
+    """
+    items = list(items)
+    return list(zip(items, *(palette[: len(items)] for palette in palettes), strict=True))
 
 
 def sampler_handles(samplers: Iterable[str], linestyle: str = "-") -> list[Line2D]:
