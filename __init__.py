@@ -63,7 +63,7 @@ _HOME = {
     ),
     "compression.purifiers.autoencoder": ("alp", "autoencoder", "reformer", "vae"),
     "compression.purifiers.diffusion": ("diffusion", "fewer_steps"),
-    "compression.purifiers.flow": ("flow", "noise_of"),
+    "compression.purifiers.flow": ("flow", "noise_of", "velocity_of"),
     "compression.purifiers.identity": ("identity",),
     "compression.purifiers.purify": ("purify",),
     "compression.randomness": ("configuration", "configurations"),

@@ -89,14 +89,14 @@ def rectified(steps: int, t_end: int | float) -> Schedule:
     return Schedule((1 - t) ** 2 / ((1 - t) ** 2 + t**2), CONTINUOUS * t)
 
 
-def rectified_time(alpha_bar: float) -> float:
-    """t of rectified flow at which as much of the image is left as where a diffusion has this alpha_bar.
+def rectified_time(alpha_bar: float | np.ndarray) -> float | np.ndarray:
+    """t of rectified flow at which as much of the image is left as where a diffusion has this alpha_bar; elementwise.
 
-    >>> round(rectified_time(0.5), 3), round(float(rectified(1, rectified_time(0.25)).alpha_bar[1]), 3)
+    >>> round(float(rectified_time(0.5)), 3), round(float(rectified(1, rectified_time(0.25)).alpha_bar[1]), 3)
     (0.5, 0.25)
     """
     signal, noise = np.sqrt(alpha_bar), np.sqrt(1 - alpha_bar)
-    return float(noise / (signal + noise))
+    return noise / (signal + noise)
 
 
 def _even(steps, t_end, expected, below):

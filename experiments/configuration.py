@@ -119,7 +119,8 @@ class Configuration:
     """Seed of a random choice of the test images; the first ones unless told, of one's own seed 0."""
     samplers: tuple[Literal["ddpm", "reverse", "ddim", "sde", "ode", "one_step", "dpm", "flow"], ...] = (
         "ddpm", "reverse", "ddim")
-    """Samplers of the diffusion purifier; dpm is DPM-Solver++ in 20 steps, flow a rectified flow of as much noise."""
+    """Samplers of the diffusion purifier; dpm is DPM-Solver++ in 20 steps, flow a rectified flow of as much noise,
+    whose velocity is trained as the denoiser is, or where that is given is its own."""
     respaced: int = 100
     """Steps of the respaced schedule, a divisor of 1000."""
     t_stars: tuple[int, ...] | None = None

@@ -18,7 +18,7 @@ from ..compression.data.dataset import DataError
 from ..compression.networks.precision import in_precision
 from ..compression.networks.pure import Network
 from ..compression.purifiers.diffusion import diffusion
-from ..compression.purifiers.flow import noise_of
+from ..compression.purifiers.flow import noise_of, velocity_of
 from ..compression.purifiers.identity import identity
 from ..compression.records import Arrays, Folder, Measurement, write_atomic
 from ..compression.types import NoisePredictor, Purifier
@@ -26,7 +26,7 @@ from . import architectures, models
 from .configuration import Configuration
 from .datasets import class_folders, read
 from .progress import bar
-from .purifiers import OF_VELOCITY, SAMPLERS
+from .purifiers import OF_VELOCITY, PROCESS, SAMPLERS
 from .workers import Piece
 
 
@@ -120,14 +120,14 @@ class Workbench:
         return bool(self._given)
 
     @property
-    def follows_flow(self) -> bool:
-        """Whether any purifier of the grid follows a velocity."""
-        return bool(set(OF_VELOCITY) & set(self.configuration.samplers))
+    def trains_velocity(self) -> bool:
+        """Whether any purifier of the grid follows a velocity that is trained here, as the noise predictor is."""
+        return "denoiser" not in self._given and bool(set(OF_VELOCITY) & set(self.configuration.samplers))
 
     @cached_property
-    def velocity(self) -> Network:
-        """The trained velocity of rectified flow."""
-        return self._velocity[0]
+    def velocity(self) -> NoisePredictor:
+        """The velocity of rectified flow: trained here, or that of the noise predictor that was given."""
+        return self._velocity[0] if self.trains_velocity else velocity_of(self.denoiser, PROCESS)
 
     @property
     def training(self) -> tuple:
@@ -151,8 +151,6 @@ class Workbench:
             given["denoiser"] = architectures.denoiser(c.denoiser)
             architectures.check_denoiser(given["denoiser"], self.dataset)
         needed = {"classifier": "give --classifier ARCHITECTURE:FILE", "denoiser": "give --denoiser ARCHITECTURE:PATH"}
-        if self.follows_flow:
-            needed["velocity"] = "leave flow out of --samplers"
         if lacking := [name for name in needed if name not in given and not len(self.dataset.train_images)]:
             raise DataError(f"{self.dataset.name} has no images to train a {' or a '.join(lacking)} on; "
                             f"{', and '.join(needed[name] for name in lacking)}")
@@ -177,7 +175,7 @@ class Workbench:
     @property
     def _networks(self) -> dict[str, tuple[Network, str]]:
         """All networks that the run's measurements depend on."""
-        flow = {"velocity": self._velocity} if self.follows_flow else {}
+        flow = {"velocity": self._velocity} if self.trains_velocity else {}
         robust = {name: (given.network, given.sha256) for name, given in self._given.items()
                   if name == "robust_classifier"}
         return {"classifier": self._classifier, "denoiser": self._denoiser, **flow, **robust}

@@ -180,9 +180,6 @@ def photos(tmp_path):
      "photos has 2 folders of classes, numbered from 0, but this resnet20 has 10 classes"),
     (["--dataset", "{here}/photos.npz", "--classifier", "resnet20:{here}/w.safetensors"],
      "photos has no images to train a denoiser on; give --denoiser ARCHITECTURE:PATH"),
-    (["--dataset", "{here}/photos.npz", "--classifier", "resnet20:{here}/w.safetensors",
-      "--denoiser", "{here}/unet", "--samplers", "flow"],
-     "photos has no images to train a velocity on; leave flow out of --samplers"),
 ])
 def test_a_run_that_cannot_be_is_refused_before_any_work(arguments, message, photos, capsys, monkeypatch):
     import warnings

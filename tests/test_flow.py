@@ -86,6 +86,34 @@ def test_one_image_alone_is_restored_whatever_the_noise():
     np.testing.assert_allclose(purifier(X, XI), clean, atol=2e-6)  # float32
 
 
+@pytest.mark.parametrize("process", [schedules.linear(), schedules.respaced(schedules.linear(), 100), schedules.cosine()])
+def test_a_noise_predictor_as_velocity_says_the_same_noise(process):
+    """At the times it was trained on, at which it is told its own times again."""
+    predictor = lambda x, time: jnp.tanh(x) + jnp.sin(time / 50)
+    again, steps = pm.noise_of(pm.velocity_of(predictor, process)), np.array([1, 2, 40, process.steps // 2])
+    for step in steps:
+        time = jnp.float32(999 * schedules.rectified_time(process.alpha_bar[step]))
+        expected = predictor(X, jnp.float32(process.time[step]))
+        np.testing.assert_allclose(again(X, time), expected, atol=2e-4)  # float32 of times near 999, over 50
+
+
+def test_flow_along_a_noise_predictor_is_ddim_at_times_that_are_even_for_flow():
+    process = schedules.vp(1000)
+    predictor = lambda x, time: jnp.tanh(2 * x) + time / 500
+    t = T_STAR * np.arange(STEPS + 1) / STEPS
+    alpha_bar = (1 - t) ** 2 / ((1 - t) ** 2 + t**2)
+    even = schedules.Schedule(alpha_bar, np.interp(t, schedules.rectified_time(process.alpha_bar), process.time))
+    theirs = pm.diffusion(predictor, samplers.ddim(even, STEPS))
+    found = pm.flow(pm.velocity_of(predictor, process), T_STAR, STEPS)(X, XI)
+    np.testing.assert_allclose(found, theirs(X, XI), atol=5e-6)  # float32, 6 steps
+
+
+def test_below_a_processs_first_step_the_predictor_is_told_that():
+    process, told = schedules.linear(), pm.velocity_of(lambda x, time: x * 0 + time, schedules.linear())
+    first = schedules.rectified_time(process.alpha_bar[1])
+    assert float(pm.noise_of(told)(X, jnp.float32(999 * first / 2)).max()) == pytest.approx(0, abs=1e-6)
+
+
 def test_no_time_is_the_identity():
     assert pm.flow(crooked, 0, STEPS) is pm.identity
 

@@ -78,6 +78,19 @@ def test_a_run_purifies_by_its_flow_and_records_its_weights(tmp_path, monkeypatc
     assert weights == {"classifier": "classifier's", "denoiser": "denoiser's", "velocity": "flow's"}
 
 
+def test_a_given_denoisers_flow_needs_no_training(tmp_path, monkeypatch):
+    predictor = lambda x, time: jnp.tanh(x) + time / 500
+    given = SimpleNamespace(network=predictor, sha256="given's", trained_until=None, determinants={"sha256": "given's"})
+    monkeypatch.setattr(Workbench, "_read_networks", lambda bench: {"denoiser": given})
+    monkeypatch.setattr(models, "classifier", lambda *_: (None, "classifier's"))
+    bench = Workbench(Configuration(out=tmp_path / "out", images=2, samplers=("flow",), t_stars=(5,)))
+    x, key = jnp.asarray(bench.images[0]), bench.keys()[0]
+    alone = pm.flow(pm.velocity_of(predictor, PROCESS), rectified_time(SCHEDULE.alpha_bar[5]), 5)
+    np.testing.assert_allclose(bench.purifier(Cell("flow", 5))(x, key), alone(x, key), atol=1e-6)  # float32
+    weights = bench.mean("rates", "rate", np.arange(2.0), "ratio", {}).run["weights_sha256"]
+    assert weights == {"classifier": "classifier's", "denoiser": "given's"}
+
+
 def bench_of(*kinds):
     configuration = SimpleNamespace(samplers=kinds, t_stars=(2, 5), respaced=100)
     cells = [Cell(kind, 5) for kind in kinds]
