@@ -86,7 +86,8 @@ def test_one_image_alone_is_restored_whatever_the_noise():
     np.testing.assert_allclose(purifier(X, XI), clean, atol=2e-6)  # float32
 
 
-@pytest.mark.parametrize("process", [schedules.linear(), schedules.respaced(schedules.linear(), 100), schedules.cosine()])
+@pytest.mark.parametrize("process", [schedules.linear(), schedules.respaced(schedules.linear(), 100),
+                                     schedules.cosine()])
 def test_a_noise_predictor_as_velocity_says_the_same_noise(process):
     """At the times it was trained on, at which it is told its own times again."""
     predictor = lambda x, time: jnp.tanh(x) + jnp.sin(time / 50)
