@@ -82,7 +82,7 @@ def over_images(
 
     def call(start: int, together: int) -> Any:
         kept = which[np.minimum(np.arange(start, start + together), len(which) - 1)]
-        shard = jax.tree.map(lambda leaf: leaf[kept], rows)
+        shard = jax.tree.map(partial(_picked, kept), rows)
         if mesh is not None:
             shard = jax.device_put(shard, NamedSharding(mesh, PartitionSpec(mesh.axis_names)))
         return jax.device_get(_over_shard(_static(function), shared, shard, mesh))
@@ -162,8 +162,18 @@ class OutOfMemory(MemoryError):
 
 
 def _on_host(leaf):
-    """NumPy picks rows without compiling anything; keys have to stay JAX's."""
-    return leaf if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else np.asarray(leaf)
+    return leaf if _is_key(leaf) else np.asarray(leaf)
+
+
+def _picked(kept, leaf):
+    """Rows, of keys too, picked by NumPy, which compiles nothing."""
+    if not _is_key(leaf):
+        return leaf[kept]
+    return jax.random.wrap_key_data(np.asarray(jax.random.key_data(leaf))[kept], impl=jax.random.key_impl(leaf))
+
+
+def _is_key(leaf):
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 class NonFinite(FloatingPointError):
