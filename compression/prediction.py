@@ -12,12 +12,23 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from .attacks import linf
-from .losses import defended, margin
+from .batches import over_images
+from .losses import defended, margin, margins
+from .purifiers.identity import identity
 from .survival import Survival
 from .types import Budget, Classifier, Image, Key, Label, Purifier, Scalar
 
-STEP_SIZES = (1.0, 1.0, 0.5, 0.25)
-"""Steps of the short attack relative to eps: to a corner of the budget, then across it and back."""
+STEP_SIZES = (1.0, 1.0, 1.0, 0.5, 0.5, 0.25, 0.25, 0.125)
+"""Steps of the short attack relative to eps: to a corner of the budget, across it, and back."""
+
+SEGMENT = 2
+"""Steps between which broken images leave it."""
+
+RIVALS, CANDIDATES = 3, 5
+"""Classes that the short attack tries, and classes of which `likely_rivals` chooses them."""
+
+REACH = 0.85
+"""Part of the clean margin that may be left, by extrapolation, for the short attack to try another rival."""
 
 
 def by_survival(curve: Survival, rates: Float[np.ndarray, "n"], eps: Budget) -> float:
@@ -50,63 +61,112 @@ def linear_gain(gradient: Image, at: Image, x: Image, eps: Budget) -> Scalar:
     return jnp.sum(gradient * (best - at))
 
 
-def nearest_rivals(classifier: Classifier, x: Image, label: Label) -> Int[Array, "classes"]:
-    """Classes by first-order l_inf distance of their decision boundary from x, nearest first, the label last."""
-    to_true = lambda x: classifier(x)[label] - classifier(x)
-    gap, slopes = to_true(x), jax.jacrev(to_true)(x)
-    distance = gap / jnp.maximum(jnp.abs(slopes).sum((1, 2, 3)), jnp.finfo(x.dtype).tiny)
-    return jnp.argsort(jnp.where(jnp.arange(gap.shape[0]) == label, jnp.inf, distance))
+class Path(NamedTuple):
+    """Some gradient steps from an input towards a rival class.
+
+    last: the input that they end at. margins, heights: at each visited input, the first one included, the margin over
+    all classes and that of the rival. promised, gained: by the first step, if the defence were linear, and really.
+    """
+
+    last: Image
+    margins: Float[Array, "visited"]
+    heights: Float[Array, "visited"]
+    promised: Scalar
+    gained: Scalar
+
+
+def path(
+    step_sizes: Float[Array, "steps"], classifier: Classifier, purifier: Purifier, x: Image, label: Label, key: Key,
+    eps: Budget, rival: Int[Array, ""], start: Image,
+) -> Path:
+    """Steps of these sizes, relative to eps, along the sign of the gradient of the rival's margin, within eps of x."""
+    loss = defended(classifier, purifier, label)
+
+    def ascent(v):
+        objective = loss(v, key)
+        return objective.margins[rival], objective.margin
+
+    def step(v, size):
+        (height, reached), gradient = jax.value_and_grad(ascent, has_aux=True)(v)
+        moved = linf.project(v + size * eps * jnp.sign(gradient), x, eps)
+        return moved, (height, reached, linear_gain(gradient, v, x, eps))
+
+    last, (heights, reached, gains) = jax.lax.scan(step, start, step_sizes.astype(x.dtype))
+    height, margin_there = ascent(last)
+    heights = jnp.append(heights, height)
+    return Path(last, jnp.append(reached, margin_there), heights, gains[0], heights[1] - heights[0])
+
+
+def likely_rivals(classifier: Classifier, anchor: Image, label: Label, key: Key, eps: Budget) -> Int[Array, "rivals"]:
+    """The RIVALS classes to which the bare classifier is driven furthest within eps of an anchor, furthest first.
+
+    Of the CANDIDATES with the highest logits there; fewer where there are fewer classes.
+    eps: the compressed budget, rate times eps of the defence. key: any, for nothing is random.
+    """
+    there = margins(classifier(anchor), label)
+    candidates = jnp.argsort(-there)[: min(CANDIDATES, there.shape[0] - 1)]
+    sizes = jnp.asarray(STEP_SIZES)
+    towards = lambda rival: path(sizes, classifier, identity, anchor, label, key, eps, rival, anchor)
+    return candidates[jnp.argsort(-jax.vmap(towards)(candidates).heights.max(1))][:RIVALS]
 
 
 class ShortAttack(NamedTuple):
     """A few targeted gradient steps: what they reached, and what linearity promised.
 
-    margins: [rivals, steps + 1], the margin (over all classes) at each visited input, the clean one first.
-    promised: [rivals], gain of the rival's margin at the first corner if the defence were linear.
-    gained: [rivals], gain that the first corner really gave.
+    margins: the best of all paths at each visited input, the clean one first; the lowest finite number after an image
+        has left. gradients: taken in all. promised, gained: by the very first step, as of a `Path`.
     """
 
-    margins: Float[Array, "rivals visited"]
-    promised: Float[Array, "rivals"]
-    gained: Float[Array, "rivals"]
+    margins: Float[np.ndarray, "images visited"]
+    gradients: Int[np.ndarray, "images"]
+    promised: Float[np.ndarray, "images"]
+    gained: Float[np.ndarray, "images"]
 
 
 def short_attack(
-    classifier: Classifier, purifier: Purifier, x: Image, label: Label, key: Key, eps: Budget,
-    rivals: Int[Array, "rivals"], *, step_sizes: tuple[float, ...] = STEP_SIZES,
+    classifier: Classifier, purifier: Purifier, images, labels, keys, eps, rivals: Int[np.ndarray, "images rivals"],
+    size: int | None = None,
 ) -> ShortAttack:
-    """Relinearise a few times along the path towards each of a few rival classes.
+    """Relinearise a few times along the path towards one rival class after another (ours).
 
-    Costs len(rivals) * len(step_sizes) gradients and one forward pass a rival.
+    An image leaves once it is broken, or when a path promises, extrapolated, to leave more than REACH of its clean
+    margin. So it costs at most rivals * len(STEP_SIZES) gradients, and a forward pass for every SEGMENT of them.
+
+    images: [n, height, width, channel] in [0, 1]; labels, keys: [n]. eps: one number or one an image.
+    rivals: of each image, those of `likely_rivals`, likeliest first. size: images in one compiled call.
     """
-    loss = defended(classifier, purifier, label)
+    n, budgets = len(images), np.broadcast_to(np.asarray(eps, np.float32), len(images))
+    reached = np.full((n, len(STEP_SIZES) + 1), np.finfo(np.float32).min, np.float32)
+    gradients, first, within_reach = np.zeros(n, int), [np.zeros(n, np.float32)] * 2, np.ones(n, bool)
+    for rival in np.asarray(rivals).T:
+        at = np.array(images, np.float32)
+        for done in range(0, len(STEP_SIZES), SEGMENT):
+            which = np.flatnonzero(within_reach & (reached.max(1) < 0))
+            if not len(which):
+                break
+            sizes = np.asarray(STEP_SIZES[done : done + SEGMENT], np.float32)
+            found = over_images(path, (sizes, classifier, purifier), images, labels, keys, budgets, rival, at,
+                                which=which, size=size, name="short attack")
+            if not gradients.any():
+                first = [found.promised, found.gained]
+            visited = slice(done, done + SEGMENT + 1)
+            reached[which, visited] = np.maximum(reached[which, visited], found.margins)
+            at[which] = found.last
+            gradients[which] += SEGMENT
+        within_reach &= extrapolated_margin(reached) >= REACH * reached[:, 0]
+    return ShortAttack(reached, gradients, *first)
 
-    def towards(rival):
-        def ascent(v):
-            objective = loss(v, key)
-            return objective.margins[rival], objective.margin
 
-        def step(v, size):
-            (height, reached), gradient = jax.value_and_grad(ascent, has_aux=True)(v)
-            moved = linf.project(v + size * eps * jnp.sign(gradient), x, eps)
-            return moved, (height, reached, linear_gain(gradient, v, x, eps))
-
-        last, (heights, reached, gains) = jax.lax.scan(step, x, jnp.asarray(step_sizes, x.dtype))
-        return jnp.append(reached, ascent(last)[1]), gains[0], heights[1] - heights[0]
-
-    return ShortAttack(*jax.vmap(towards)(rivals))
-
-
-def extrapolated_margin(margins: Float[np.ndarray | Array, "*images rivals visited"]) -> np.ndarray:
+def extrapolated_margin(margins: Float[np.ndarray | Array, "*images visited"]) -> np.ndarray:
     """Where a full attack is predicted to end: the short attack's second half gains as much again (ours).
 
-    Of the best margin so far over all rivals, m_0..m_K, this is m_K + (m_K - m_{K/2}): the limit of a geometric
-    approach that halves what is left every K/2 steps. The image withstands where it, and the clean margin, are < 0.
+    Of the best margin so far, m_0..m_K, this is m_K + (m_K - m_{K/2}): the limit of a geometric approach that halves
+    what is left every K/2 steps. The image withstands where it, and the clean margin, are < 0.
 
-    >>> extrapolated_margin(np.array([[-4.0, -3.0, -2.0, -1.75, -1.5]])).tolist()
+    >>> extrapolated_margin(np.array([-4.0, -3.0, -2.0, -1.75, -1.5])).tolist()
     -1.0
     """
-    best = np.maximum.accumulate(np.asarray(margins).max(-2), axis=-1)
+    best = np.maximum.accumulate(np.asarray(margins), axis=-1)
     half = (best.shape[-1] - 1) // 2
     return np.asarray(2 * best[..., -1] - best[..., half])
 

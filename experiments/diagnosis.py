@@ -65,7 +65,7 @@ def _measure(bench: Workbench, cell: Cell, eps: float) -> Iterator[Measurement]:
         "rate_drift": rate["l2"] / small["l2"],
         "linf_over_l2": rate["linf"] / rate["l2"],
         "adversarial_over_random": probe["adversarial_rate"] / rate["l2"],
-        "gained_over_promised": probe["gained"].mean(1) / probe["promised"].mean(1),
+        "gained_over_promised": probe["gained"] / probe["promised"],
     }
     for name, values in ratios.items():
         yield bench.mean("diagnosis", name, values, "ratio", at)

@@ -10,10 +10,11 @@ survival_clean, survival_anchor: the paper's S(CR eps) at clean images and at an
 image_wise: d_i > CR_i eps, with each image's own anchor and rate.
 adversarial_rate: d_i > CRadv_i eps, the rate along the gradient of the margin at the anchor; one product.
 first_order: the defence linearised at the image, within the budget and [0, 1]; one gradient.
-short_attack: four gradient steps towards each of two rival classes, taken at its word.
+short_attack: eight gradient steps towards each of at most three rival classes, one after another, until the image is
+broken or out of reach; taken at its word.
 extrapolated_attack: the same, its second half counted twice (ours).
-The two rivals are the class nearest the anchor to first order and the one that the bare classifier's minimum
-perturbation at the anchor reached, so they cost gradients of the classifier alone.
+The rivals are those to which the bare classifier is driven furthest at the anchor within CR_i eps, so they cost
+gradients of the classifier alone.
 """
 
 from collections import deque
@@ -23,8 +24,8 @@ import numpy as np
 
 from ..compression.batches import over_images
 from ..compression.prediction import (
-    STEP_SIZES, by_survival, extrapolated_margin, first_order_margin, fit_sigmoid, image_wise, nearest_rivals,
-    short_attack,
+    RIVALS, SEGMENT, STEP_SIZES, by_survival, extrapolated_margin, first_order_margin, fit_sigmoid, image_wise,
+    likely_rivals, short_attack,
 )
 from ..compression.rates import adversarial_rate
 from ..compression.records import Arrays, Measurement
@@ -32,33 +33,29 @@ from ..compression.statistics import spearman
 from ..compression.survival import kaplan_meier
 from .minimum_perturbation import distances
 from .rates import anchors, rates
-from .robust_accuracy import attacked
+from .robust_accuracy import attacked, together
 from .workbench import BARE, Cell, Workbench, each
 from .workers import Passes, Piece
 
 GRADIENTS = {
     "survival_clean": 0, "survival_anchor": 0, "image_wise": 0, "adversarial_rate": 1, "first_order": 1,
-    "short_attack": 2 * len(STEP_SIZES), "extrapolated_attack": 2 * len(STEP_SIZES),
+    "short_attack": RIVALS * len(STEP_SIZES), "extrapolated_attack": RIVALS * len(STEP_SIZES),
 }
-"""Predictors in order, with the gradients through the purifier that each spends on an image."""
+"""Predictors in order, with the gradients through the purifier that each spends on an image at most."""
 
 
 def probes(bench: Workbench, cell: Cell, eps: float) -> Arrays:
-    """Per image: adversarial rate, first-order margin, and the short attack's margins, promise and gain."""
+    """Per image: adversarial rate, first-order margin, and of the short attack margins, gradients, promise and gain."""
 
     def compute() -> Arrays:
-        shared, keys = (bench.classifier, bench.purifier(cell)), bench.keys()
-        budget = np.full(len(bench.images), eps, np.float32)
-        anchor = anchors(bench, cell, bench.configuration.seeds[0])["anchor"]
-        nearest = over_images(nearest_rivals, shared[:1], anchor, bench.labels)
-        reached = distances(bench, cell).rival
-        first = np.where((reached >= 0) & (reached != bench.labels), reached, nearest[:, 0])
-        second = np.where(nearest[:, 0] == first, nearest[:, 1], nearest[:, 0])
-        found = over_images(short_attack, shared, bench.images, bench.labels, keys, budget,
-                            np.stack([first, second], 1), name=f"short attack of {cell}")
+        shared, keys, seed = (bench.classifier, bench.purifier(cell)), bench.keys(), bench.configuration.seeds[0]
+        images, labels, budget = bench.images, bench.labels, np.full(len(bench.images), eps, np.float32)
+        compressed = np.asarray(eps * rates(bench, cell, eps, seed)["l2"], np.float32)
+        rivals = over_images(likely_rivals, shared[:1], anchors(bench, cell, seed)["anchor"], labels, keys, compressed)
+        found = short_attack(*shared, images, labels, keys, eps, rivals, together())
         return {
-            "adversarial_rate": over_images(adversarial_rate, shared[::-1], bench.images, bench.labels, keys),
-            "first_order": over_images(first_order_margin, shared, bench.images, bench.labels, keys, budget),
+            "adversarial_rate": over_images(adversarial_rate, shared[::-1], images, labels, keys),
+            "first_order": over_images(first_order_margin, shared, images, labels, keys, budget),
             **found._asdict(),
         }
 
@@ -75,7 +72,7 @@ def survivors(bench: Workbench, cell: Cell, eps: float) -> Arrays:
         "image_wise": image_wise(distance, rate["l2"], eps),
         "adversarial_rate": image_wise(distance, probe["adversarial_rate"], eps),
         "first_order": probe["first_order"] < 0,
-        "short_attack": probe["margins"].max((1, 2)) < 0,
+        "short_attack": probe["margins"].max(1) < 0,
         "extrapolated_attack": clean & (extrapolated_margin(probe["margins"]) < 0),
     }
 
@@ -92,6 +89,8 @@ class Evidence:
         self.n = len(bench.images)
         self.measured = np.stack([attacked(bench, *at, "converged")["broken_at"] < 0 for at in self.grid])
         self.gradients = np.stack([attacked(bench, *at, "converged")["gradients"] for at in self.grid]).mean()
+        short = np.stack([probes(bench, *at)["gradients"] for at in self.grid]).mean()
+        self.spent = {**GRADIENTS, "short_attack": short, "extrapolated_attack": short}
         self.rates = np.stack([rates(bench, *at, seed)["l2"] for at in self.grid])
         self.clean = distances(bench, BARE)
         self.anchors = {cell: distances(bench, cell) for cell in cells}
@@ -131,7 +130,8 @@ def _probe(bench: Workbench, cell: Cell) -> Iterator[Arrays]:
 def passes(bench: Workbench) -> list[Passes]:
     """Through what an image goes."""
     gradients = sum(GRADIENTS.values()) - GRADIENTS["extrapolated_attack"]  # which is the short one read otherwise
-    return [Passes(cell.t_star, 2, gradients) for cell in bench.cells for _ in bench.configuration.eps]
+    forward = 2 + RIVALS * len(STEP_SIZES) // SEGMENT
+    return [Passes(cell.t_star, forward, gradients) for cell in bench.cells for _ in bench.configuration.eps]
 
 
 def run(bench: Workbench) -> list[Measurement]:
@@ -182,8 +182,8 @@ def _scores(bench: Workbench, evidence: Evidence, name: str, samples: np.ndarray
     if name in evidence.said:
         agree = 100 * (evidence.said[name] == evidence.measured).mean(0)
         yield bench.mean("prediction", "agreement", agree, "% of images", at)
-    yield emit("gradients", GRADIENTS[name], None, "gradients an image")
-    yield emit("cost", 100 * GRADIENTS[name] / evidence.gradients, None, "% of the converged attack's gradients")
+    yield emit("gradients", evidence.spent[name], None, "gradients an image")
+    yield emit("cost", 100 * evidence.spent[name] / evidence.gradients, None, "% of the converged attack's gradients")
 
 
 def _sigmoids(bench: Workbench, evidence: Evidence, samples: np.ndarray) -> Iterator[Measurement]:

@@ -29,6 +29,12 @@ from .workers import Passes, Piece
 TOGETHER = 16
 """Images in one compiled call on a CPU; more would wait longer for the few that stay unbroken."""
 
+
+def together() -> int | None:
+    """Images in one compiled call of an attack that they leave; None on an accelerator, where more cost little."""
+    return TOGETHER if jax.default_backend() == "cpu" else None
+
+
 STRONGER = 4
 """How many times the steps the check of convergence takes."""
 
@@ -54,7 +60,7 @@ def attacked(bench: Workbench, cell: Cell, eps: float, attack: str) -> Arrays:
         constructor, criterion = protocols(bench.configuration)[attack]
         with bar(f"attack {cell} eps {eps:g} ({attack})") as show:
             found = attack_images(constructor, bench.classifier, bench.purifier(cell), bench.images, bench.labels,
-                                  bench.keys(), eps, criterion, TOGETHER if jax.default_backend() == "cpu" else None,
+                                  bench.keys(), eps, criterion, together(),
                                   on_segment=lambda done, active: show(done, f"{active} images unbroken"))
         return {"margin": found.margin, "broken_at": found.broken_at, "gradients": found.gradients}
 

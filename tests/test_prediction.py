@@ -6,7 +6,7 @@ import pytest
 
 import purimetry as pm
 from purimetry.compression.prediction import (
-    by_survival, extrapolated_margin, fit_sigmoid, image_wise, linear_gain, nearest_rivals,
+    RIVALS, SEGMENT, STEP_SIZES, by_survival, extrapolated_margin, fit_sigmoid, image_wise, likely_rivals, linear_gain,
 )
 
 KEY = pm.configuration(0, 0)
@@ -45,23 +45,70 @@ def test_linear_gain_respects_the_box():
     assert linear_gain(gradient, jnp.array([[[1.0, 0.0]]]), x, 0.5) == 0
 
 
+def attacked(eps, classifier=classifier, purifier=purifier, rivals=None):
+    """The short attack on X, twice in one call."""
+    twice = lambda row: np.stack([np.asarray(row)] * 2)
+    rivals = [r for r in range(4) if r != int(LABEL)] if rivals is None else rivals
+    return pm.short_attack(classifier, purifier, twice(X), twice(LABEL), pm.configurations(0, np.zeros(2, int)), eps,
+                           twice(rivals))
+
+
 def test_short_attack_reaches_the_optimum_of_a_linear_defence_at_once():
-    rivals = jnp.array([r for r in range(4) if r != int(LABEL)])
-    found = pm.short_attack(classifier, purifier, X, LABEL, KEY, 0.05, rivals)
+    found = attacked(0.05)
     np.testing.assert_allclose(found.gained, found.promised, rtol=1e-3)
-    np.testing.assert_allclose(found.margins[:, 1].max(), exact_margins(0.05).max(), rtol=1e-3)
+    np.testing.assert_allclose(found.margins[:, 1], exact_margins(0.05).max(), rtol=1e-3)
     # Nothing is left to gain after the first corner, so nothing is extrapolated.
     np.testing.assert_allclose(extrapolated_margin(found.margins), exact_margins(0.05).max(), rtol=1e-3)
 
 
+def breaking(rival):
+    """The budget at which a class overtakes the true one of the linear defence."""
+    slope = (WEIGHTS[rival] - WEIGHTS[LABEL]) @ MATRIX
+    logits = classifier(purifier(X, KEY))
+    return float((logits[LABEL] - logits[rival]) / np.abs(slope).sum())
+
+
+def test_an_image_leaves_the_short_attack_when_it_is_broken():
+    order = sorted((r for r in range(4) if r != int(LABEL)), key=breaking)
+    eps = 1.01 * breaking(order[0])
+    assert (attacked(eps, rivals=order).gradients == SEGMENT).all()
+    assert (attacked(eps, rivals=order).margins.max(1) >= 0).all()
+    missed = attacked(eps, rivals=order[1:2])
+    assert (missed.gradients == len(STEP_SIZES)).all() and (missed.margins.max(1) < 0).all()
+
+
+def test_an_image_leaves_the_short_attack_when_it_is_out_of_reach():
+    flat = lambda x, key: purifier(X, key) + 0.01 * (purifier(x, key) - purifier(X, key))
+    assert (attacked(0.05, purifier=flat).gradients == len(STEP_SIZES)).all()
+    near = attacked(0.9 * min(map(breaking, {*range(4)} - {int(LABEL)})))
+    assert (near.gradients == RIVALS * len(STEP_SIZES)).all()
+
+
+def test_an_image_that_is_wrong_already_costs_the_first_steps_only():
+    wrong = lambda x: -classifier(x)
+    found = attacked(0.05, classifier=wrong)
+    assert (found.margins[:, 0] >= 0).all() and (found.gradients == SEGMENT).all()
+
+
+def test_likely_rivals_are_those_that_a_linear_classifier_has_nearest():
+    """Where its margin after the whole budget is known."""
+    label, eps = jnp.argmax(classifier(X)), 0.02
+    logits = classifier(X)
+    after = logits - logits[label] + eps * np.abs(WEIGHTS - WEIGHTS[label]).sum(1)
+    others = sorted({*range(4)} - {int(label)}, key=lambda rival: -after[rival])
+    assert likely_rivals(classifier, X, label, KEY, eps).tolist() == others
+    two = lambda x: classifier(x)[:2]
+    assert likely_rivals(two, X, jnp.int32(0), KEY, eps).tolist() == [1]
+
+
 def test_extrapolation_is_the_limit_of_a_geometric_approach():
-    """m_k = L - c r^k with r^2 = 1/2 ends at L."""
-    margins = 3.0 - 8.0 * 0.5 ** (np.arange(5) / 2)
-    assert extrapolated_margin(margins[None]) == pytest.approx(3.0)
+    """m_k = L - c r^k with r^4 = 1/2 ends at L."""
+    margins = 3.0 - 8.0 * 0.5 ** (np.arange(9) / 4)
+    assert extrapolated_margin(margins) == pytest.approx(3.0)
 
 
-def test_extrapolation_takes_the_best_rival_and_never_falls_back():
-    assert extrapolated_margin(np.array([[-4, -3, -2, -5, -6.0], [-4, -5, -5, -5, -5]])) == pytest.approx(-2)
+def test_extrapolation_never_falls_back():
+    assert extrapolated_margin(np.array([-4, -3, -2, -5, -6.0])) == pytest.approx(-2)
 
 
 def test_adversarial_rate_predicts_a_linear_defence_image_by_image():
@@ -80,14 +127,6 @@ def test_survival_prediction_reads_the_curve_at_rate_times_eps():
     curve = pm.kaplan_meier(np.array([0.0, 0.1, 0.2, 0.3]), np.zeros(4, bool))
     assert by_survival(curve, np.array([0.4, 0.6]), 0.3) == 0.5
     assert by_survival(curve, np.array([0.0]), 0.3) == curve.clean
-
-
-def test_nearest_rival_is_nearest_in_linf():
-    slopes = np.abs(np.asarray(WEIGHTS - WEIGHTS[LABEL])).sum(1)
-    x = purifier(X, KEY)
-    gap = np.asarray(classifier(x)[LABEL] - classifier(x))
-    expected = np.argsort(np.where(np.arange(4) == int(LABEL), np.inf, gap / np.maximum(slopes, 1e-30)))
-    np.testing.assert_array_equal(nearest_rivals(classifier, x, LABEL), expected)
 
 
 def test_sigmoid_fit_recovers_its_parameters():
