@@ -38,7 +38,7 @@ def test_passes_are_what_the_experiments_do(bench):
     once = 2 * (11 + 3 * 7)
     assert gradients == {0: once + 4 * 3 * 7, 2: once, 4: once + 4 * 3 * 7}  # two defences are checked at the largest
     assert minimum_perturbation.passes(bench) == 3 * [Passes(0, 10 * 3, 10 * 3 * 7)]
-    assert prediction.passes(bench) == [Passes(t, 2, 10) for t in (2, 2, 4, 4)]
+    assert prediction.passes(bench) == [Passes(t, 2 + 3 * 4, 2 + 3 * 8) for t in (2, 2, 4, 4)]
     sizes = 2 * 2 + 3  # two budgets by two seeds, and 0.025, 0.05, 0.4
     assert rates.passes(bench) == [Passes(t, 2 + sizes * (1 + 3), 16 + 64) for t in (2, 4)]
     assert preflight.passes(bench) == [Passes(0, 300, 84), Passes(4, 300, 84), Passes(0, 0, 21)]
@@ -50,10 +50,10 @@ def test_an_attack_takes_no_more_gradients_than_its_passes(bench):
 
 
 def test_a_forecast_tells_its_parts_its_basis_and_what_it_lacks(bench, monkeypatch):
-    monkeypatch.setattr(forecast, "measure", lambda bench: forecast.Speed((0.5, 0.0), (0.0, 0.0), 2, 4))
+    monkeypatch.setattr(forecast, "measure", lambda bench: forecast.Speed((0.1, 0.0), (0.0, 0.0), 2, 4))
     forwards = sum(p.forward for p in prediction.passes(bench))
     said = forecast.forecast(bench, ["prediction", "diagnosis"], processes=2)
-    assert f"at most {forwards * 8 * 0.5 / 2:.0f} s on 2 processes" in said  # 5 images are two shards of 4
+    assert f"at most {forwards * 8 * 0.1 / 2:.0f} s on 2 processes" in said  # 5 images are two shards of 4
     assert "without compilation, diagnosis (" in said and "timed on 4 images at t* = 2" in said
 
 
