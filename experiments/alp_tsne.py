@@ -50,6 +50,9 @@ ATTACKS = ("classifier", "defence")
 TRAINING = 1000
 """Training images behind the centroids, the first, at most."""
 
+CLEARLY = 3
+"""Standard errors by which an attack must have moved images away for a share of that to be taken back."""
+
 PERPLEXITY = 30.0
 """scikit-learn's own, less where there are few images."""
 
@@ -123,9 +126,13 @@ def _measure(bench: Workbench, attack: str) -> Iterator[Measurement]:
         away[name] = every[np.arange(len(labels)), labels] / found["spread"]
         yield mean("distance", away[name], "mean distance of a clean training image", {**at, "of": name})
         yield mean("nearest", 100 * (every.argmin(1) == labels), "%", {**at, "of": name})
+    further = away["attacked"] - away["clean"]
+    moved = further.mean() > CLEARLY * further.std(ddof=1) / len(further) ** 0.5
     for name in SIGMAS:
         yield mean("return", away["attacked"] - away[name], "mean distance of a clean training image",
                    {**at, "of": name})
+        if not moved:
+            continue
         part = bootstrap(_taken_back, away["attacked"], away[name], away["clean"],
                          resamples=bench.configuration.bootstrap)
         yield bench.measurement("alp_tsne", "realignment", part.value, part.se, len(labels), "%", {**at, "of": name})

@@ -9,7 +9,7 @@ from matplotlib.lines import Line2D
 
 from ..compression.records import Measurement, read_records, read_shards
 from . import style
-from .selection import Z95, distinct, get, select
+from .selection import Z95, distinct, find, get, select
 from .table import Row, Table, budget, errors_over, number
 
 __all__ = ["TITLE", "CAPTION", "draw", "tables"]
@@ -70,7 +70,7 @@ def tables(run: dict[str, list[Measurement]]) -> list[Table]:
     found = select(records, "distance")
     note = (f"{errors_over(found)} PGD-7 at eps {budget(found[0].at['eps'])}. Distances in units of a clean training "
             "image's mean distance to its centroid; taken back: the share of what the attack adds to the mean distance "
-            "that purification removes.")
+            "that purification removes, where that is clearly more than 0.")
     return [Table("Realignment with the clean class centroids", [_row(records, m) for m in found], note)]
 
 
@@ -81,5 +81,5 @@ def _row(records: list[Measurement], m: Measurement) -> Row:
         "attack knows": KNOWN[m.at["known"]], "images": KINDS[m.at["of"]][2], "distance to own centroid": number(m, 2),
         "nearest centroid is own (%)": number(get(records, "nearest", **at)),
         "closer by": number(get(records, "return", **at), 2) if purified else "–",
-        "taken back (%)": number(get(records, "realignment", **at)) if purified else "–",
+        "taken back (%)": number(find(records, "realignment", **at)),
     }

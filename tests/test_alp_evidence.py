@@ -1,6 +1,7 @@
 """What ALP's claims are judged by: joined attacks, effects, and estimates of large Jacobians against exact ones."""
 
 from functools import partial
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -39,6 +40,23 @@ def test_attack_is_taken_back_wholly_not_at_all_or_made_worse():
     clean, attacked = np.array([1.0, 2.0]), np.array([3.0, 4.0])
     taken_back = partial(alp_tsne._taken_back, attacked, clean=clean)
     assert (taken_back(clean), taken_back(attacked), taken_back(attacked + 1)) == (100, 0, -50)
+
+
+@pytest.mark.parametrize("shift, said", [(2.0, True), (0.0, False)])
+def test_what_is_taken_back_is_said_of_an_attack_that_moved_images(shift, said, monkeypatch):
+    """Of one that did not, the share is a ratio of noise."""
+    draw, labels = np.random.default_rng(0).normal, np.arange(40) % 2
+    centroids = np.array([[0.0, 0.0], [9.0, 0.0]])
+    at = lambda away: centroids[labels] + np.stack([0 * labels, 1 + away + 0.1 * draw(size=40)], 1)
+    features = {"clean": at(0), "attacked": at(shift), **{name: at(shift / 2) for name in alp_tsne.SIGMAS}}
+    monkeypatch.setattr(alp_tsne, "embedded", lambda *_: {**features, "centroids": centroids, "spread": 1.0})
+    bench = SimpleNamespace(labels=labels, configuration=SimpleNamespace(bootstrap=200, eps=(0.1,)),
+                            mean=lambda _, name, values, unit, at: (name, np.mean(values)),
+                            measurement=lambda _, name, value, se, n, unit, at: (name, value))
+    found = list(alp_tsne._measure(bench, "classifier"))
+    taken = [value for name, value in found if name == "realignment"]
+    assert len(taken) == (len(alp_tsne.SIGMAS) if said else 0)
+    np.testing.assert_allclose(taken, 50, atol=100 * 4 * 0.1 * (1.5 / 40) ** 0.5 / 2)  # 4 standard errors, a way of 2
 
 
 def test_a_map_keeps_clusters_together_and_is_the_same_each_time():
