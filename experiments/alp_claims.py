@@ -42,7 +42,7 @@ from .autoencoders import STARTS, budget
 from .robust_accuracy import attacked
 from .verdicts import verdict
 from .workbench import BARE, Workbench, each
-from .workers import Piece
+from .pieces import Piece
 
 POINTS = 3.0
 """Percentage points below which a difference in accuracy does not matter."""

@@ -38,7 +38,7 @@ from .prediction import GRADIENTS, Evidence, probes
 from .rates import anchors, rates, spectra
 from .robust_accuracy import attacked
 from .workbench import BARE, Cell, Workbench, each
-from .workers import Piece
+from .pieces import Piece
 
 KRYLOV = 12
 """Products with J, and with its transpose, behind the largest singular value of a large Jacobian."""

@@ -54,7 +54,7 @@ from .progress import bar
 from .robust_accuracy import converged
 from .verdicts import interval
 from .workbench import Workbench, each
-from .workers import Piece
+from .pieces import Piece
 
 DEFENCES = ("undefended", "alp", "trained", "alp+trained")
 """The document's rows, in its order."""

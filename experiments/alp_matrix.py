@@ -29,7 +29,7 @@ from ..compression.records import Arrays, Measurement
 from ..compression.types import Purifier
 from .autoencoders import FGSM_EPS, SIGMAS, THREATS, at_sigma, margins, network, under_attack
 from .workbench import Workbench, each
-from .workers import Piece
+from .pieces import Piece
 
 READINGS = ("test", "trained")
 """Of "sigma"."""

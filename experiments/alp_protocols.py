@@ -49,7 +49,7 @@ from .autoencoders import DRAWS, ENSEMBLE
 from .progress import bar
 from .robust_accuracy import converged
 from .workbench import Workbench, each
-from .workers import Piece
+from .pieces import Piece
 
 TESTS = 8
 """Draws that judge a candidate of a single draw."""

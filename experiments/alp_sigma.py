@@ -24,7 +24,7 @@ from ..theory.gaussian import gaussian
 from ..theory.linear_autoencoder import learned_sigma
 from .autoencoders import COLLAPSING, NARROW, STARTS, network, sigma_path, trial
 from .workbench import Workbench, each
-from .workers import Piece
+from .pieces import Piece
 
 POINTS = 50
 """Of each path."""

@@ -29,7 +29,7 @@ from .adversarial import targets
 from .alp_matrix import purifier
 from .autoencoders import SIGMAS, THREATS, WIDE, budget, margins, network, pgd_7, under_attack
 from .workbench import Workbench, each
-from .workers import Piece
+from .pieces import Piece
 
 SWEPT = (0.0, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0)
 """Sigmas of a network that is trained already."""

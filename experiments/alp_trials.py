@@ -26,7 +26,7 @@ from ..compression.records import Arrays, Measurement
 from .adversarial import targets
 from .autoencoders import FGSM_EPS, SIGMAS, STARTS, THREATS, budget, margins, network, pgd_7, trial, under_attack
 from .workbench import Workbench, each
-from .workers import Piece
+from .pieces import Piece
 
 PGD = ("classifier", "ensemble")
 """What PGD-7 knows, of `autoencoders.THREATS`."""

@@ -36,7 +36,7 @@ from .alp_cells import ALP, lend
 from .autoencoders import DRAWS, network, pgd_7
 from .progress import bar
 from .workbench import Workbench, each
-from .workers import Piece
+from .pieces import Piece
 
 IMAGES = 128
 """Images that are mapped, the first of the run's, at most."""

@@ -27,7 +27,7 @@ from ..compression.survival import MinimumPerturbations
 from .minimum_perturbation import distances
 from .verdicts import interval, verdict
 from .workbench import BARE, Cell, Workbench
-from .workers import Piece
+from .pieces import Piece
 
 TOLERANCE = 0.1
 """How far the median may move, relative to the clean one, for two distributions to count as alike."""

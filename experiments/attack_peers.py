@@ -47,7 +47,7 @@ from ..compression.weights import load_published
 from .compile_time import compilation
 from .progress import bar
 from .workbench import Cell, Unmet, Workbench, each
-from .workers import Piece
+from .pieces import Piece
 
 IMAGES = 64
 """Images that are attacked, the first of the run's, at most."""

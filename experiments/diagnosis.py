@@ -23,7 +23,7 @@ from .prediction import probes, survivors
 from .rates import rates
 from .robust_accuracy import attacked
 from .workbench import BARE, Cell, Workbench
-from .workers import Piece
+from .pieces import Piece
 
 CAUSES = ("anchor_shift", "heterogeneity", "norm", "anisotropy", "nonlinearity", "residual")
 

@@ -32,7 +32,7 @@ from ..compression.statistics import bootstrap
 from ..compression.step_rates import StepRates, step_rates
 from .purifiers import SAMPLERS
 from .workbench import Cell, Unmet, Workbench, each
-from .workers import Piece
+from .pieces import Piece
 
 LEARNED_FROM = 10_000
 """Training images among which neighbours are looked for."""

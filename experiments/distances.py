@@ -34,7 +34,7 @@ from ..compression.statistics import bootstrap
 from ..compression.trajectories import distances_along
 from .adversarial import BPDA, BPDA_EOT, PGD, PGD_EOT, Kind, adversaries, budget, targets
 from .workbench import Cell, Workbench, each
-from .workers import Piece
+from .pieces import Piece
 
 KINDS = {"PGD": PGD, "PGD-EOT": PGD_EOT, "BPDA": BPDA, "BPDA-EOT": BPDA_EOT}
 """Attacks, by the paper's names."""

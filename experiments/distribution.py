@@ -41,7 +41,7 @@ from .rates import rates
 from .robust_accuracy import attacked, protocols
 from .verdicts import interval
 from .workbench import Cell, Workbench, each
-from .workers import Piece
+from .pieces import Piece
 
 IMAGES = 128
 """Images that are attacked and compared, the first of the run's, at most."""

@@ -53,7 +53,7 @@ from ..theory.spectrum import Spectrum, uniform_variance
 from .progress import bar
 from .robust_accuracy import converged
 from .workbench import Cell, Unmet, Workbench, each
-from .workers import Piece
+from .pieces import Piece
 
 ON_VARIANCE = 0.1
 """Along the manifold, in the diffusion's range [-1, 1]."""

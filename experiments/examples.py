@@ -22,7 +22,7 @@ from ..compression.statistics import bootstrap, spearman
 from .adversarial import PGD, adversaries, budget, targets
 from .rates import rates
 from .workbench import Cell, Workbench, each
-from .workers import Piece
+from .pieces import Piece
 
 KINDS = ("clean", "adversarial", "purified clean", "purified adversarial")
 """What is shown of each image, in the order of the shards' arrays."""

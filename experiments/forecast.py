@@ -16,7 +16,7 @@ from ..compression.batches import over_images, shard_size
 from ..compression.losses import margin
 from .progress import in_words
 from .workbench import BARE, Cell, Workbench
-from .workers import Passes
+from .pieces import Passes
 
 
 REPEATS = 3

@@ -25,7 +25,7 @@ from ..theory import score_field
 from ..theory.low_rank import LowRank, low_rank
 from ..theory.score_field import PRINTED, STABLE, ScoreField
 from .workbench import Workbench
-from .workers import Piece
+from .pieces import Piece
 
 READINGS = {"stable": STABLE, "printed": PRINTED}
 """Table S1 with its 0.01 read as the variance, and as printed."""

@@ -35,7 +35,7 @@ from .rates import rates
 from .robust_accuracy import attacked
 from .verdicts import verdict
 from .workbench import BARE, Cell, Workbench, each
-from .workers import Piece
+from .pieces import Piece
 
 POINTS = 3.0
 """Percentage points below which a difference in accuracy does not matter."""

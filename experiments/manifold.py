@@ -42,7 +42,7 @@ from ..compression.types import Classifier, NoisePredictor, Purifier
 from .diffusion_steps import EXACT_DIMENSION, LEARNED_FROM, neighbours, together
 from .verdicts import verdict
 from .workbench import Cell, Workbench, each
-from .workers import Piece
+from .pieces import Piece
 
 ANALYSED, PROBED = 128, 16
 """Images whose Jacobian is analysed, where it is formed and where it is not, which is dear."""

@@ -21,7 +21,7 @@ from .progress import bar
 from .rates import anchors
 from .robust_accuracy import converged
 from .workbench import BARE, Cell, Workbench, each
-from .workers import Passes, Piece
+from .pieces import Passes, Piece
 
 
 SURVIVE = 50, 5

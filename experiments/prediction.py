@@ -35,7 +35,7 @@ from .minimum_perturbation import distances
 from .rates import anchors, rates
 from .robust_accuracy import attacked, together
 from .workbench import BARE, Cell, Workbench, each
-from .workers import Passes, Piece
+from .pieces import Passes, Piece
 
 GRADIENTS = {
     "survival_clean": 0, "survival_anchor": 0, "image_wise": 0, "adversarial_rate": 1, "first_order": 1,

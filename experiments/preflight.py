@@ -23,7 +23,7 @@ from .adversarial import budget
 from .progress import bar
 from .robust_accuracy import converged
 from .workbench import BARE, Cell, Workbench, each
-from .workers import Passes, Piece
+from .pieces import Passes, Piece
 
 CHECKED, CHECKED_LARGE = 32, 8
 """Images that are checked, the first of the run's, if they are small, and if they are large."""

@@ -34,7 +34,7 @@ from ..compression.records import Arrays, Measurement
 from .adversarial import EOT_DRAWS, TOGETHER, budget, targets
 from .progress import bar
 from .workbench import Cell, Workbench, each
-from .workers import Piece
+from .pieces import Piece
 
 TESTS = 8
 """Draws that judge a candidate which must not know them."""

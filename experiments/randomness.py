@@ -30,7 +30,7 @@ from ..compression.records import Arrays, Measurement
 from ..compression.statistics import bootstrap
 from ..compression.variance import mean_over_pairs, stochasticity
 from .workbench import Cell, Workbench, each
-from .workers import Piece
+from .pieces import Piece
 
 IMAGES = 50
 """Images, the first of the run's (App. E.4)."""

@@ -33,7 +33,7 @@ from ..compression.records import Arrays, Measurement
 from ..compression.statistics import bootstrap
 from .adversarial import BPDA, BPDA_EOT, PGD, PGD_EOT, Kind, adversaries, budget, targets
 from .workbench import Cell, Workbench, each
-from .workers import Piece
+from .pieces import Piece
 
 KINDS = (PGD, PGD._replace(fresh=True), PGD_EOT, BPDA, BPDA._replace(fresh=True), BPDA_EOT)
 """Attacks at the middle t*."""

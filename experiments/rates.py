@@ -23,7 +23,7 @@ from ..compression.losses import margin
 from ..compression.rates import expected_rates
 from ..compression.records import Arrays, Measurement
 from .workbench import Cell, Workbench, each
-from .workers import Passes, Piece
+from .pieces import Passes, Piece
 
 HUTCHINSON_DRAWS = 16
 """Of small images, beside the exact value; of large ones, a run's own number of draws, as each costs a gradient."""

@@ -25,7 +25,7 @@ from ..compression.purifiers.diffusion import diffusion
 from ..compression.rates import expected_rates
 from ..compression.records import Measurement
 from .workbench import Workbench, each
-from .workers import Piece
+from .pieces import Piece
 
 IMAGES = 32
 """Images at most, the first of the run's."""

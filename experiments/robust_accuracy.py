@@ -24,7 +24,7 @@ from ..compression.records import Arrays, Measurement
 from .configuration import Configuration
 from .progress import bar
 from .workbench import BARE, Cell, Workbench, each
-from .workers import Passes, Piece
+from .pieces import Passes, Piece
 
 TOGETHER = 16
 """Images in one compiled call on a CPU; more would wait longer for the few that stay unbroken."""

@@ -19,7 +19,7 @@ from ..compression.purifiers.flow import noise_of
 from ..compression.records import Measurement
 from ..compression.schedules import CONTINUOUS, rectified_time
 from .workbench import Workbench
-from .workers import Piece
+from .pieces import Piece
 
 TESTED = 512
 """Test images, the first ones, on which the denoiser is tested at most."""

@@ -27,7 +27,7 @@ from .configuration import Configuration
 from .datasets import class_folders, read
 from .progress import bar
 from .purifiers import OF_VELOCITY, PROCESS, SAMPLERS
-from .workers import Piece
+from .pieces import Piece
 
 
 class Cell(NamedTuple):

@@ -9,67 +9,15 @@ import os
 import threading
 import time
 import warnings
-from collections import defaultdict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from importlib import import_module
-from typing import Any, NamedTuple
 
 from . import hosts, progress
 from .configuration import Configuration
-
-
-class Piece(NamedTuple):
-    """Independent work that leaves shards (or weights) behind.
-
-    program: pieces of one program share compiled code, so they go to one process where there are enough others.
-    cost: how long it takes, relative to the experiment's other pieces. compute: its result is dropped.
-    """
-
-    program: Hashable
-    cost: float
-    compute: Callable[[], Any]
-
-
-class Passes(NamedTuple):
-    """How often one image goes through "classifier after purifier" at t*, at most: alone, and with a gradient."""
-
-    t_star: int
-    forward: float
-    gradient: float
-
-
-def groups(pieces: Sequence[Piece], workers: int) -> list[list[int]]:
-    """Numbers of the pieces that go to a process together, the dearest group first.
-
-    >>> pieces = [Piece("a", 1, print), Piece("b", 3, print), Piece("a", 1, print)]
-    >>> groups(pieces, workers=2), groups(pieces, workers=3)
-    ([[1], [0, 2]], [[1], [0], [2]])
-    """
-    together = defaultdict(list)
-    for number, piece in enumerate(pieces):
-        together[piece.program].append(number)
-    found = list(together.values())
-    if len(found) < workers:
-        found = [[number] for number in range(len(pieces))]
-    return sorted(found, key=lambda group: -sum(pieces[number].cost for number in group))
-
-
-def share(pieces: Sequence[Piece], host: int, count: int) -> list[int]:
-    """Numbers of the pieces that one of `count` hosts computes: each group goes to the one with least to do by then.
-
-    >>> pieces = [Piece("a", 1, print), Piece("b", 3, print), Piece("a", 1, print)]
-    >>> share(pieces, 0, 2), share(pieces, 1, 2), share(pieces, 0, 1)
-    ([1], [0, 2], [0, 1, 2])
-    """
-    costs, shares = [0.0] * count, [[] for _ in range(count)]
-    for group in groups(pieces, count):
-        least = costs.index(min(costs))
-        costs[least] += sum(pieces[number].cost for number in group)
-        shares[least] += group
-    return sorted(shares[host])
+from .pieces import Piece, groups, share
 
 
 class Workers:

@@ -11,7 +11,7 @@ from purimetry.experiments import (
 )
 from purimetry.experiments.configuration import Configuration
 from purimetry.experiments.workbench import Workbench
-from purimetry.experiments.workers import Passes
+from purimetry.experiments.pieces import Passes
 
 
 class Small(Workbench):

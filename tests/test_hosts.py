@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from purimetry.experiments import hosts
 from purimetry.experiments.configuration import Configuration
-from purimetry.experiments.workers import Piece, groups, share
+from purimetry.experiments.pieces import Piece, groups, share
 
 TINY = (
     "run", "rates", "--images", "4", "--samplers", "ddim", "ddpm", "--t-stars", "1", "2", "--eps", "0.1",

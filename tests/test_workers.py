@@ -6,7 +6,8 @@ from purimetry.compression.batches import NonFinite
 from purimetry.compression.records import RecordError
 from purimetry.experiments import progress
 from purimetry.experiments.configuration import Configuration
-from purimetry.experiments.workers import Piece, groups, workers
+from purimetry.experiments.pieces import Piece, groups
+from purimetry.experiments.workers import workers
 
 
 def pieces(*described):
