@@ -55,7 +55,7 @@ _HOME = {
     "compression.networks.resnet": ("resnet18", "resnet20", "resnet50", "resnet56"),
     "compression.networks.unet": ("UNet",),
     "compression.networks.wide_resnet": ("wide_resnet",),
-    "compression.prediction": ("extrapolated_margin", "first_order_margin", "short_attack"),
+    "compression.prediction": ("extrapolated_margin", "first_order_margin", "likely_rivals", "short_attack"),
     "compression.preflight": ("preflight",),
     "compression.protocol": (
         "BPDA", "FULL", "Protocol", "Row", "evaluate", "expectation", "fixed", "fresh", "strongest", "transferred",

@@ -18,6 +18,7 @@ import numpy as np
 
 from ..compression.prediction import image_wise
 from ..compression.records import Measurement
+from ..compression.statistics import bootstrap
 from .minimum_perturbation import distances
 from .prediction import probes, survivors
 from .rates import rates
@@ -65,7 +66,12 @@ def _measure(bench: Workbench, cell: Cell, eps: float) -> Iterator[Measurement]:
         "rate_drift": rate["l2"] / small["l2"],
         "linf_over_l2": rate["linf"] / rate["l2"],
         "adversarial_over_random": probe["adversarial_rate"] / rate["l2"],
-        "gained_over_promised": probe["gained"] / probe["promised"],
     }
     for name, values in ratios.items():
         yield bench.mean("diagnosis", name, values, "ratio", at)
+    kept = bootstrap(_ratio, probe["gained"], probe["promised"], resamples=bench.configuration.bootstrap)
+    yield bench.measurement("diagnosis", "gained_over_promised", kept.value, kept.se, len(bench.images), "ratio", at)
+
+
+def _ratio(gained, promised) -> float:
+    return float(gained.mean() / max(promised.mean(), np.finfo(np.float32).tiny))

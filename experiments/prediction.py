@@ -24,8 +24,8 @@ import numpy as np
 
 from ..compression.batches import over_images
 from ..compression.prediction import (
-    RIVALS, SEGMENT, STEP_SIZES, by_survival, extrapolated_margin, first_order_margin, fit_sigmoid, image_wise,
-    likely_rivals, short_attack,
+    CANDIDATES, RIVALS, SEGMENT, STEP_SIZES, by_survival, extrapolated_margin, first_order_margin, fit_sigmoid,
+    image_wise, likely_rivals, short_attack,
 )
 from ..compression.rates import adversarial_rate
 from ..compression.records import Arrays, Measurement
@@ -51,7 +51,7 @@ def probes(bench: Workbench, cell: Cell, eps: float) -> Arrays:
         shared, keys, seed = (bench.classifier, bench.purifier(cell)), bench.keys(), bench.configuration.seeds[0]
         images, labels, budget = bench.images, bench.labels, np.full(len(bench.images), eps, np.float32)
         compressed = np.asarray(eps * rates(bench, cell, eps, seed)["l2"], np.float32)
-        rivals = over_images(likely_rivals, shared[:1], anchors(bench, cell, seed)["anchor"], labels, keys, compressed)
+        rivals = over_images(likely_rivals, shared[:1], anchors(bench, cell, seed)["anchor"], labels, compressed)
         found = short_attack(*shared, images, labels, keys, eps, rivals, together())
         return {
             "adversarial_rate": over_images(adversarial_rate, shared[::-1], images, labels, keys),
@@ -59,7 +59,7 @@ def probes(bench: Workbench, cell: Cell, eps: float) -> Arrays:
             **found._asdict(),
         }
 
-    return bench.shard("prediction", f"{cell}-eps{eps:g}", compute)
+    return bench.shard("prediction", f"{cell}-eps{eps:g}-probes", compute)
 
 
 def survivors(bench: Workbench, cell: Cell, eps: float) -> Arrays:
@@ -72,15 +72,16 @@ def survivors(bench: Workbench, cell: Cell, eps: float) -> Arrays:
         "image_wise": image_wise(distance, rate["l2"], eps),
         "adversarial_rate": image_wise(distance, probe["adversarial_rate"], eps),
         "first_order": probe["first_order"] < 0,
-        "short_attack": probe["margins"].max(1) < 0,
-        "extrapolated_attack": clean & (extrapolated_margin(probe["margins"]) < 0),
+        "short_attack": probe["margins"].max((1, 2)) < 0,
+        "extrapolated_attack": clean & (extrapolated_margin(probe["margins"]).max(1) < 0),
     }
 
 
 class Evidence:
     """Everything predictions of the whole grid depend on, so that a bootstrap can resample its images.
 
-    cells: the grid's unless told.
+    cells: the grid's unless told. spent, attack: gradients of each image, by a predictor and by the converged attack,
+        means over the grid.
     """
 
     def __init__(self, bench: Workbench, cells: Sequence[Cell] | None = None):
@@ -88,9 +89,10 @@ class Evidence:
         self.grid = [(cell, eps) for cell in cells for eps in bench.configuration.eps]
         self.n = len(bench.images)
         self.measured = np.stack([attacked(bench, *at, "converged")["broken_at"] < 0 for at in self.grid])
-        self.gradients = np.stack([attacked(bench, *at, "converged")["gradients"] for at in self.grid]).mean()
-        short = np.stack([probes(bench, *at)["gradients"] for at in self.grid]).mean()
-        self.spent = {**GRADIENTS, "short_attack": short, "extrapolated_attack": short}
+        self.attack = np.mean([attacked(bench, *at, "converged")["gradients"] for at in self.grid], 0)
+        short = np.mean([probes(bench, *at)["gradients"] for at in self.grid], 0)
+        self.spent = {**{name: np.full(self.n, most) for name, most in GRADIENTS.items()},
+                      "short_attack": short, "extrapolated_attack": short}
         self.rates = np.stack([rates(bench, *at, seed)["l2"] for at in self.grid])
         self.clean = distances(bench, BARE)
         self.anchors = {cell: distances(bench, cell) for cell in cells}
@@ -128,10 +130,11 @@ def _probe(bench: Workbench, cell: Cell) -> Iterator[Arrays]:
 
 
 def passes(bench: Workbench) -> list[Passes]:
-    """Through what an image goes."""
+    """Through what an image goes: the defence, and for the choice of rivals the classifier alone."""
     gradients = sum(GRADIENTS.values()) - GRADIENTS["extrapolated_attack"]  # which is the short one read otherwise
-    forward = 2 + RIVALS * len(STEP_SIZES) // SEGMENT
-    return [Passes(cell.t_star, forward, gradients) for cell in bench.cells for _ in bench.configuration.eps]
+    bare = Passes(0, 1 + CANDIDATES, 1 + CANDIDATES * len(STEP_SIZES))
+    return [found for cell in bench.cells for _ in bench.configuration.eps
+            for found in (Passes(cell.t_star, RIVALS * len(STEP_SIZES) // SEGMENT, gradients), bare)]
 
 
 def run(bench: Workbench) -> list[Measurement]:
@@ -182,8 +185,10 @@ def _scores(bench: Workbench, evidence: Evidence, name: str, samples: np.ndarray
     if name in evidence.said:
         agree = 100 * (evidence.said[name] == evidence.measured).mean(0)
         yield bench.mean("prediction", "agreement", agree, "% of images", at)
-    yield emit("gradients", evidence.spent[name], None, "gradients an image")
-    yield emit("cost", 100 * evidence.spent[name] / evidence.gradients, None, "% of the converged attack's gradients")
+    yield bench.mean("prediction", "gradients", evidence.spent[name], "gradients an image", at)
+    cost = lambda images: 100 * evidence.spent[name][images].mean() / max(1, evidence.attack[images].mean())
+    yield emit("cost", cost(everyone), spread(np.array([cost(images) for images in samples])),
+               "% of the converged attack's gradients")
 
 
 def _sigmoids(bench: Workbench, evidence: Evidence, samples: np.ndarray) -> Iterator[Measurement]:

@@ -37,4 +37,4 @@ SAMPLERS: dict[str, Callable[[Schedule, int], Steps]] = {
 """Of the run's schedule and t*; all of them remove as much noise at the same t*."""
 
 OF_VELOCITY = ("flow",)
-"""Those that follow a velocity network instead of a noise predictor."""
+"""Those that follow a velocity, a trained network's or that of a noise predictor."""

@@ -75,6 +75,8 @@ class Workbench:
         self._given = self._read_networks()
         self._check_times()
         weights = {name: given.determinants for name, given in self._given.items()}
+        if self._follows_velocity and not self.trains_velocity:
+            weights["velocity"] = "the denoiser's"
         determinants = {**configuration.determinants(), "data_sha256": self.dataset.fingerprint, **weights}
         self.folder = Folder(configuration.out, determinants)
         taken = {"dataset": self.dataset.name, "split": "test", "indices": self.indices.tolist()}
@@ -111,7 +113,10 @@ class Workbench:
     @cached_property
     def denoiser(self) -> NoisePredictor:
         """The trained noise predictor, in the run's precision."""
-        network, precision = self._denoiser[0], self.configuration.precision
+        return self._in_precision(self._denoiser[0])
+
+    def _in_precision(self, network: Network) -> NoisePredictor:
+        precision = self.configuration.precision
         return network if precision == "float32" else in_precision(network, precision)
 
     @property
@@ -122,12 +127,16 @@ class Workbench:
     @property
     def trains_velocity(self) -> bool:
         """Whether any purifier of the grid follows a velocity that is trained here, as the noise predictor is."""
-        return "denoiser" not in self._given and bool(set(OF_VELOCITY) & set(self.configuration.samplers))
+        return "denoiser" not in self._given and self._follows_velocity
+
+    @property
+    def _follows_velocity(self) -> bool:
+        return bool(set(OF_VELOCITY) & set(self.configuration.samplers))
 
     @cached_property
     def velocity(self) -> NoisePredictor:
         """The velocity of rectified flow: trained here, or that of the noise predictor that was given."""
-        return self._velocity[0] if self.trains_velocity else velocity_of(self.denoiser, PROCESS)
+        return self._in_precision(self._velocity[0]) if self.trains_velocity else velocity_of(self.denoiser, PROCESS)
 
     @property
     def training(self) -> tuple:

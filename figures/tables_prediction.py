@@ -36,7 +36,7 @@ def _scores(records: list[Measurement]) -> Table:
             "bias (points)": score("bias", predictor),
             "rank correlation": interval("spearman", predictor, 3),
             "agreement (% of images)": score("agreement", predictor),
-            "gradients an image": score("gradients", predictor, 0),
+            "gradients an image": score("gradients", predictor),
             "cost (% of the attack)": score("cost", predictor),
         }
 

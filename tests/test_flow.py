@@ -109,10 +109,14 @@ def test_flow_along_a_noise_predictor_is_ddim_at_times_that_are_even_for_flow():
     np.testing.assert_allclose(found, theirs(X, XI), atol=5e-6)  # float32, 6 steps
 
 
-def test_below_a_processs_first_step_the_predictor_is_told_that():
-    process, told = schedules.linear(), pm.velocity_of(lambda x, time: x * 0 + time, schedules.linear())
-    first = schedules.rectified_time(process.alpha_bar[1])
-    assert float(pm.noise_of(told)(X, jnp.float32(999 * first / 2)).max()) == pytest.approx(0, abs=1e-6)
+def test_a_predictor_is_told_times_between_its_steps_and_none_below_0():
+    told = lambda process, t: float(pm.noise_of(pm.velocity_of(lambda x, time: x * 0 + time, process))(
+        X, jnp.float32(999 * t)).max())
+    process = schedules.respaced(schedules.linear(), 100)
+    first, second = schedules.rectified_time(process.alpha_bar[1:3])
+    assert told(process, (first + second) / 2) == pytest.approx((9 + 19) / 2, rel=1e-4)  # float32
+    assert told(process, first / 10) == pytest.approx(0.9, rel=1e-4)
+    assert told(process, 0) == 0
 
 
 def test_no_time_is_the_identity():

@@ -38,7 +38,8 @@ def test_passes_are_what_the_experiments_do(bench):
     once = 2 * (11 + 3 * 7)
     assert gradients == {0: once + 4 * 3 * 7, 2: once, 4: once + 4 * 3 * 7}  # two defences are checked at the largest
     assert minimum_perturbation.passes(bench) == 3 * [Passes(0, 10 * 3, 10 * 3 * 7)]
-    assert prediction.passes(bench) == [Passes(t, 2 + 3 * 4, 2 + 3 * 8) for t in (2, 2, 4, 4)]
+    bare = Passes(0, 1 + 5, 1 + 5 * 8)
+    assert prediction.passes(bench) == [p for t in (2, 2, 4, 4) for p in (Passes(t, 3 * 4, 2 + 3 * 8), bare)]
     sizes = 2 * 2 + 3  # two budgets by two seeds, and 0.025, 0.05, 0.4
     assert rates.passes(bench) == [Passes(t, 2 + sizes * (1 + 3), 16 + 64) for t in (2, 4)]
     assert preflight.passes(bench) == [Passes(0, 300, 84), Passes(4, 300, 84), Passes(0, 0, 21)]

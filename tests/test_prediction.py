@@ -6,7 +6,8 @@ import pytest
 
 import purimetry as pm
 from purimetry.compression.prediction import (
-    RIVALS, SEGMENT, STEP_SIZES, by_survival, extrapolated_margin, fit_sigmoid, image_wise, likely_rivals, linear_gain,
+    CANDIDATES, RIVALS, SEGMENT, STEP_SIZES, by_survival, extrapolated_margin, fit_sigmoid, image_wise, likely_rivals,
+    linear_gain,
 )
 
 KEY = pm.configuration(0, 0)
@@ -46,19 +47,18 @@ def test_linear_gain_respects_the_box():
 
 
 def attacked(eps, classifier=classifier, purifier=purifier, rivals=None):
-    """The short attack on X, twice in one call."""
-    twice = lambda row: np.stack([np.asarray(row)] * 2)
+    """The short attack on X."""
     rivals = [r for r in range(4) if r != int(LABEL)] if rivals is None else rivals
-    return pm.short_attack(classifier, purifier, twice(X), twice(LABEL), pm.configurations(0, np.zeros(2, int)), eps,
-                           twice(rivals))
+    return pm.short_attack(classifier, purifier, np.asarray(X)[None], np.asarray(LABEL)[None],
+                           pm.configurations(0, np.zeros(1, int)), eps, np.array([rivals]))
 
 
 def test_short_attack_reaches_the_optimum_of_a_linear_defence_at_once():
     found = attacked(0.05)
     np.testing.assert_allclose(found.gained, found.promised, rtol=1e-3)
-    np.testing.assert_allclose(found.margins[:, 1], exact_margins(0.05).max(), rtol=1e-3)
+    np.testing.assert_allclose(found.margins[:, :, 1].max(), exact_margins(0.05).max(), rtol=1e-3)
     # Nothing is left to gain after the first corner, so nothing is extrapolated.
-    np.testing.assert_allclose(extrapolated_margin(found.margins), exact_margins(0.05).max(), rtol=1e-3)
+    np.testing.assert_allclose(extrapolated_margin(found.margins).max(), exact_margins(0.05).max(), rtol=1e-3)
 
 
 def breaking(rival):
@@ -71,34 +71,76 @@ def breaking(rival):
 def test_an_image_leaves_the_short_attack_when_it_is_broken():
     order = sorted((r for r in range(4) if r != int(LABEL)), key=breaking)
     eps = 1.01 * breaking(order[0])
-    assert (attacked(eps, rivals=order).gradients == SEGMENT).all()
-    assert (attacked(eps, rivals=order).margins.max(1) >= 0).all()
+    assert attacked(eps, rivals=order).gradients == SEGMENT
+    assert attacked(eps, rivals=order).margins.max() >= 0
     missed = attacked(eps, rivals=order[1:2])
-    assert (missed.gradients == len(STEP_SIZES)).all() and (missed.margins.max(1) < 0).all()
+    assert missed.gradients == len(STEP_SIZES) and missed.margins.max() < 0
 
 
 def test_an_image_leaves_the_short_attack_when_it_is_out_of_reach():
     flat = lambda x, key: purifier(X, key) + 0.01 * (purifier(x, key) - purifier(X, key))
-    assert (attacked(0.05, purifier=flat).gradients == len(STEP_SIZES)).all()
+    found = attacked(0.05, purifier=flat)
+    assert found.gradients == len(STEP_SIZES)
+    assert (found.margins[0, 1:] == found.margins[0, 0, 0]).all()  # steps that were not taken
     near = attacked(0.9 * min(map(breaking, {*range(4)} - {int(LABEL)})))
-    assert (near.gradients == RIVALS * len(STEP_SIZES)).all()
+    assert near.gradients == RIVALS * len(STEP_SIZES)
 
 
 def test_an_image_that_is_wrong_already_costs_the_first_steps_only():
     wrong = lambda x: -classifier(x)
     found = attacked(0.05, classifier=wrong)
-    assert (found.margins[:, 0] >= 0).all() and (found.gradients == SEGMENT).all()
+    assert (found.margins[:, :, 0] >= 0).all() and found.gradients == SEGMENT
 
 
-def test_likely_rivals_are_those_that_a_linear_classifier_has_nearest():
-    """Where its margin after the whole budget is known."""
-    label, eps = jnp.argmax(classifier(X)), 0.02
-    logits = classifier(X)
-    after = logits - logits[label] + eps * np.abs(WEIGHTS - WEIGHTS[label]).sum(1)
-    others = sorted({*range(4)} - {int(label)}, key=lambda rival: -after[rival])
-    assert likely_rivals(classifier, X, label, KEY, eps).tolist() == others
+def test_a_short_attack_on_an_image_does_not_depend_on_the_others():
+    """They leave at different times, each from its own budget and towards its own rivals."""
+    bent = lambda x: jnp.tanh(WEIGHTS @ x.ravel()) + jnp.sin(3 * WEIGHTS[::-1] @ x.ravel())
+    n, xis = 12, pm.configurations(0, np.arange(12))
+    images = np.random.default_rng(5).uniform(0.3, 0.7, (n, 4, 4, 1)).astype(np.float32)
+    labels = np.array([int(jnp.argmax(bent(purifier(x, KEY)))) for x in images])
+    labels[3] = (labels[3] + 1) % 4  # which is wrong already
+    rivals = np.array([[r for r in np.roll(range(4), i) if r != label] for i, label in enumerate(labels)])
+    eps = np.linspace(0.005, 0.15, n).astype(np.float32)
+    together = pm.short_attack(bent, purifier, images, labels, xis, eps, rivals, size=4)
+    assert len(set(together.gradients.tolist())) > 3
+    for i in range(n):
+        one = slice(i, i + 1)
+        alone = pm.short_attack(bent, purifier, images[one], labels[one], xis[one], eps[one], rivals[one], size=4)
+        for name, values in alone._asdict().items():
+            np.testing.assert_array_equal(values[0], getattr(together, name)[i], err_msg=name)
+
+
+@pytest.mark.parametrize("change, message", [
+    ({"eps": 8.0}, "eps"),
+    ({"rivals": np.zeros(2, int)}, r"\[2 images, at least 1\], got shape \(2,\)"),
+    ({"rivals": np.array([[1], [0]])}, "labels among them; take those of likely_rivals"),
+    ({"labels": np.array([0, 9])}, "labels"),
+    ({"images": np.full((2, 4, 4, 1), 255.0, np.float32)}, r"\[0, 1\]"),
+    ({"purifier": lambda x, key: x[:2]}, "shape"),
+])
+def test_a_short_attack_refuses_what_it_cannot_mean(change, message):
+    given = dict(classifier=classifier, purifier=purifier, images=np.full((2, 4, 4, 1), 0.5, np.float32),
+                 labels=np.zeros(2, int), keys=pm.configurations(0, np.arange(2)), eps=0.1, rivals=np.ones((2, 2), int))
+    with pytest.raises(ValueError, match=message):
+        pm.short_attack(**{**given, **change})
+
+
+def test_likely_rivals_are_the_candidates_that_a_linear_classifier_can_be_driven_to_furthest():
+    """Ranked by the margin after the whole budget, which is known; a class below the candidates is not tried."""
+    weights = np.random.default_rng(3).normal(size=(8, 16))
+    weights[7] *= 30  # reached furthest, had it a chance
+    shift = np.array([4.0, 1.5, 1.2, 1.0, 0.8, 0.6, 0.2, -40.0])
+    offset, slopes = jnp.asarray(weights @ np.full(16, -0.5) + shift, jnp.float32), jnp.asarray(weights, jnp.float32)
+    many = lambda x: offset + slopes @ x.ravel()
+    x, eps = jnp.full((4, 4, 1), 0.5), 0.3
+    np.testing.assert_allclose(many(x), shift, atol=1e-4)
+    reach = shift - shift[0] + eps * np.abs(weights - weights[0]).sum(1)
+    candidates = np.arange(1, CANDIDATES + 1)
+    expected = candidates[np.argsort(-reach[candidates])][:RIVALS].tolist()
+    assert likely_rivals(many, x, jnp.int32(0), eps).tolist() == expected
+    assert expected != candidates[:RIVALS].tolist() and reach[7] == reach.max()
     two = lambda x: classifier(x)[:2]
-    assert likely_rivals(two, X, jnp.int32(0), KEY, eps).tolist() == [1]
+    assert likely_rivals(two, X, jnp.int32(0), eps).tolist() == [1]
 
 
 def test_extrapolation_is_the_limit_of_a_geometric_approach():

@@ -89,6 +89,7 @@ def test_a_given_denoisers_flow_needs_no_training(tmp_path, monkeypatch):
     np.testing.assert_allclose(bench.purifier(Cell("flow", 5))(x, key), alone(x, key), atol=1e-6)  # float32
     weights = bench.mean("rates", "rate", np.arange(2.0), "ratio", {}).run["weights_sha256"]
     assert weights == {"classifier": "classifier's", "denoiser": "given's"}
+    assert '"velocity": "the denoiser\'s"' in (tmp_path / "out" / "run.json").read_text()
 
 
 def bench_of(*kinds):

@@ -60,8 +60,8 @@ def noise_of(velocity: NoisePredictor) -> NoisePredictor:
 def velocity_of(predictor: NoisePredictor, process: Schedule) -> NoisePredictor:
     """A noise predictor as velocity of rectified flow: the inverse of `noise_of`, and a flow that needs no training.
 
-    process: the schedule that the predictor was trained on. At each t it is told the process's time of as much noise,
-        and 0 below its first step.
+    process: the schedule that the predictor was trained on. At each t < 1 it is told the process's time of as much
+        noise, between steps in proportion, 0 at least and at most its last.
 
     Flow matching's optimum E[z - x_0 | y] and noise prediction's E[z | y] are the same function,
     v = (z - y) / (1 - t), so two networks differ by what they learned and not by what they are to learn, and
@@ -73,15 +73,13 @@ def velocity_of(predictor: NoisePredictor, process: Schedule) -> NoisePredictor:
     >>> round(float(noise_of(known)(jnp.ones((1, 1, 1)), 999 * jnp.float32(0.2))[0, 0, 0]), 2)  # told 73
     0.73
     """
-    t = rectified_time(process.alpha_bar[1:])
-    table = tuple(jnp.asarray(np.asarray(values), jnp.float32) for values in (t, process.time[1:]))
-    return Partial(_velocity, as_pytree(predictor), table)
+    times = np.maximum(process.time, 0)
+    return Partial(_velocity, as_pytree(predictor), *map(jnp.float32, (rectified_time(process.alpha_bar), times)))
 
 
-def _velocity(predictor, table, y: Image, time: Scalar) -> Image:
+def _velocity(predictor, known_t, known_time, y: Image, time: Scalar) -> Image:
     t = time / CONTINUOUS
-    told = jnp.interp(t, *table).astype(y.dtype)
-    return (predictor(y / jnp.hypot(1 - t, t), told) - y) / (1 - t)
+    return (predictor(y / jnp.hypot(1 - t, t), jnp.interp(t, known_t, known_time)) - y) / (1 - t)
 
 
 def _noise(velocity, x: Image, time: Scalar) -> Image:
