@@ -19,6 +19,7 @@ import numpy as np
 from ..compression.prediction import image_wise
 from ..compression.records import Measurement
 from ..compression.statistics import bootstrap
+from . import prediction
 from .minimum_perturbation import distances
 from .prediction import probes, survivors
 from .rates import rates
@@ -30,8 +31,8 @@ CAUSES = ("anchor_shift", "heterogeneity", "norm", "anisotropy", "nonlinearity",
 
 
 def pieces(bench: Workbench) -> list[Piece]:
-    """None: it only joins what others measured."""
-    return []
+    """Those of the prediction that it takes apart."""
+    return prediction.pieces(bench)
 
 
 def run(bench: Workbench) -> list[Measurement]:
