@@ -10,9 +10,10 @@ Features of the classifier's penultimate layer, of the first 128 images: clean, 
 ALP at its learned sigma and at the figure's sigma = 1. t-SNE (scikit-learn, one map for all of an attack) shows
 neighbourhoods and no distances, so the realignment is also measured: the distance to the centroid of the image's class,
 in units of a clean training image's mean distance to its own; how much of what the attack has moved an image away from
-its centroid purification takes back, where it has clearly moved it; and the share of images whose nearest centroid is their own class's. Centroids are
-of clean training images. The document does not say whether its attack knows the purifier; here it is PGD-7 at the run's
-largest budget, once on the classifier alone, once through ALP with fresh draws of its noise (EOT-20).
+its centroid purification takes back, where it has clearly moved it; and the share of images whose nearest centroid is
+their own class's. Centroids are of clean training images. The document does not say whether its attack knows the
+purifier; here it is PGD-7 at the run's largest budget, once on the classifier alone, once through ALP with fresh draws
+of its noise (EOT-20).
 """
 
 from collections.abc import Iterator
