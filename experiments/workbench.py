@@ -231,9 +231,11 @@ class Workbench:
     def pieces(self, cells: list[Cell], measure: Callable) -> list[Piece]:
         """`measure(bench, cell)`, an iterator of measurements, for each cell as work for any process.
 
-        Purifiers of one t* share their programs, and cost as many steps.
+        Purifiers of one t* cost as many steps, and share their programs; with large images, whose measurement takes
+        much longer than compiling, it counts more that processes end together.
         """
-        return [Piece(cell.t_star, 1 + cell.t_star, partial(_exhaust, measure, self, cell)) for cell in cells]
+        return [Piece(cell if self.large else cell.t_star, 1 + cell.t_star, partial(_exhaust, measure, self, cell))
+                for cell in cells]
 
     def keys(self, seed: int | None = None):
         """xi of each image; of the first base seed unless told."""

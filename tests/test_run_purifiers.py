@@ -13,6 +13,7 @@ from purimetry.compression.data.dataset import only_test
 from purimetry.compression.schedules import rectified_time
 from purimetry.experiments import attack_peers, command_line, diffusion_steps, exact_theory, models, protocols
 from purimetry.experiments.configuration import Configuration
+from purimetry.experiments.pieces import groups
 from purimetry.experiments.purifiers import OF_VELOCITY, PROCESS, SAMPLERS
 from purimetry.experiments.workbench import Cell, Unmet, Workbench
 from purimetry.figures import style
@@ -98,6 +99,13 @@ def bench_of(*kinds):
     return SimpleNamespace(configuration=configuration, schedule=SCHEDULE, cells=cells, middle_cells=cells,
                            reads_networks=False,
                            purifier=lambda cell: pm.diffusion(lambda x, t: x, SAMPLERS[cell.sampler](SCHEDULE, 5)))
+
+
+@pytest.mark.parametrize("large, together", [(False, [[0, 2], [1]]), (True, [[0], [2], [1]])])
+def test_purifiers_of_one_t_star_go_to_one_process_where_compiling_counts(large, together):
+    cells = [Cell("ddpm", 5), Cell("ddpm", 2), Cell("ddim", 5)]
+    pieces = Workbench.pieces(SimpleNamespace(large=large), cells, lambda bench, cell: iter(()))
+    assert groups(pieces, workers=2) == together
 
 
 def test_experiments_leave_out_what_they_have_no_meaning_for():
