@@ -145,7 +145,7 @@ def short_attack(
     >>> images = np.array([0.75, 0.5, 0.25], np.float32).reshape(1, 3, 1, 1)
     >>> classifier, xi = lambda x: x.reshape(-1), pm.configurations(0, np.arange(1))
     >>> found = short_attack(classifier, pm.identity, images, np.array([0]), xi, 0.1, np.array([[1, 2]]))
-    >>> found.margins[0, 0, :2].round(2).tolist(), found.gradients.tolist()
+    >>> np.round(found.margins[0, 0, :2].astype(float), 2).tolist(), found.gradients.tolist()
     ([-0.25, -0.05], [16])
     """
     n, rivals = len(images), np.asarray(rivals)
