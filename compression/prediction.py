@@ -154,9 +154,11 @@ def short_attack(
     check_budget(eps)
     check_keys(keys, n)
     check_shape(purifier, images[0], keys[0])
-    if rivals.ndim != 2 or len(rivals) != n or not rivals.size or (rivals == np.asarray(labels)[:, None]).any():
-        raise ValueError(f"rivals are classes other than the label, [{n} images, at least 1], got shape {rivals.shape}"
-                         f"{' with labels among them' if rivals.ndim == 2 else ''}; take those of likely_rivals")
+    if rivals.ndim != 2 or len(rivals) != n or not rivals.size:
+        raise ValueError(f"rivals have the shape [{n} images, at least 1], got shape {rivals.shape}; "
+                         "take those of likely_rivals")
+    if (rivals == np.asarray(labels)[:, None]).any():
+        raise ValueError("rivals are other classes than the label, got labels among them; take those of likely_rivals")
     budgets, gradients, left = np.broadcast_to(np.asarray(eps, np.float32), n), np.zeros(n, int), np.zeros(n, bool)
     for number, rival in enumerate(rivals.T):
         at = np.array(images, np.float32)
