@@ -62,15 +62,15 @@ def _predictions(records: list[Measurement], rates: list[Measurement], eps: floa
         }
         return {
             **cell_columns(cell, t),
-            f"{column} clean accuracy": reported(theirs and theirs.clean),
-            f"{column} rate": reported(theirs and theirs.rate, 3),
-            f"{column} predicted, clean": reported(theirs and theirs.survival_clean),
-            f"{column} predicted, anchors": reported(theirs and theirs.survival_anchor),
-            f"{column} PGD": reported(theirs and theirs.robust),
             "ours: clean accuracy": number(find(rates, "clean_accuracy", **cell)),
             "ours: rate": number(find(rates, "rate_l2", **cell, eps=eps), 3),
-            **predicted,
             "ours: measured": number(find(records, "measured_robust_accuracy", **cell, eps=eps)),
+            **predicted,
+            f"{column} clean accuracy": reported(theirs and theirs.clean),
+            f"{column} rate": reported(theirs and theirs.rate, 3),
+            f"{column} PGD": reported(theirs and theirs.robust),
+            f"{column} predicted, clean": reported(theirs and theirs.survival_clean),
+            f"{column} predicted, anchors": reported(theirs and theirs.survival_anchor),
         }
 
     measured = select(records, "measured_robust_accuracy", eps=eps)

@@ -74,16 +74,25 @@ def test_an_image_leaves_the_short_attack_when_it_is_broken():
     assert attacked(eps, rivals=order).gradients == SEGMENT
     assert attacked(eps, rivals=order).margins.max() >= 0
     missed = attacked(eps, rivals=order[1:2])
-    assert missed.gradients == len(STEP_SIZES) and missed.margins.max() < 0
+    assert missed.gradients == 2 * SEGMENT and missed.margins.max() < 0  # the second segment gains nothing
 
 
 def test_an_image_leaves_the_short_attack_when_it_is_out_of_reach():
     flat = lambda x, key: purifier(X, key) + 0.01 * (purifier(x, key) - purifier(X, key))
     found = attacked(0.05, purifier=flat)
-    assert found.gradients == len(STEP_SIZES)
+    assert found.gradients == 2 * SEGMENT  # half a path
     assert (found.margins[0, 1:] == found.margins[0, 0, 0]).all()  # steps that were not taken
     near = attacked(0.9 * min(map(breaking, {*range(4)} - {int(LABEL)})))
-    assert near.gradients == RIVALS * len(STEP_SIZES)
+    assert near.gradients == RIVALS * 2 * SEGMENT  # near, but a linear defence gains nothing after the first corner
+
+
+def test_an_image_takes_all_steps_while_they_gain():
+    """The margin's maximum lies inside the budget, so that steps cross it and come back until they are small."""
+    optimum = X + 0.1 * jnp.asarray(np.random.default_rng(4).uniform(-1, 1, X.shape))
+    peaked = lambda x: jnp.array([0.0, -0.001 - jnp.sum((x - optimum) ** 2)])
+    found = pm.short_attack(peaked, pm.identity, np.asarray(X)[None], np.array([0]), pm.configurations(0, np.arange(1)),
+                            0.1, np.array([[1]]))
+    assert found.gradients == len(STEP_SIZES) and -0.003 < found.margins.max() < 0
 
 
 def test_an_image_that_is_wrong_already_costs_the_first_steps_only():
@@ -100,7 +109,7 @@ def test_a_short_attack_on_an_image_does_not_depend_on_the_others():
     labels = np.array([int(jnp.argmax(bent(purifier(x, KEY)))) for x in images])
     labels[3] = (labels[3] + 1) % 4  # which is wrong already
     rivals = np.array([[r for r in np.roll(range(4), i) if r != label] for i, label in enumerate(labels)])
-    eps = np.linspace(0.005, 0.15, n).astype(np.float32)
+    eps = np.linspace(0.002, 0.05, n).astype(np.float32)
     together = pm.short_attack(bent, purifier, images, labels, xis, eps, rivals, size=4)
     assert len(set(together.gradients.tolist())) > 3
     for i in range(n):
