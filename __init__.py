@@ -33,7 +33,7 @@ _HOME = {
     "compression.ensembles": (
         "Pooled", "ensemble_classifier", "majority_vote", "mean_of_logits", "mean_of_softmax",
     ),
-    "compression.features": ("penultimate",),
+    "compression.features": ("clip", "inception", "penultimate"),
     "compression.findings": ("Finding", "Findings", "PreflightError"),
     "compression.gradients": (
         "bpda", "eot", "expectation_over_randomness", "gradient", "gradient_agreement", "straight_through",
@@ -45,7 +45,7 @@ _HOME = {
     ),
     "compression.losses": ("cross_entropy", "defended", "dlr", "log_odds", "margin", "margins", "targeted_dlr"),
     "compression.manifold": (
-        "denoiser_tangent", "inside", "isotropic", "local_pca", "outside", "principal_cosines", "share",
+        "chance", "denoiser_tangent", "inside", "isotropic", "local_pca", "outside", "principal_cosines", "share",
     ),
     "compression.networks.autoencoder": ("Autoencoder", "Variational"),
     "compression.networks.convnet": ("ConvNet",),
@@ -55,7 +55,10 @@ _HOME = {
     "compression.networks.resnet": ("resnet18", "resnet20", "resnet50", "resnet56"),
     "compression.networks.unet": ("UNet",),
     "compression.networks.wide_resnet": ("wide_resnet",),
-    "compression.prediction": ("extrapolated_margin", "first_order_margin", "likely_rivals", "short_attack"),
+    "compression.prediction": (
+        "by_survival", "extrapolated_margin", "first_order_margin", "fit_sigmoid", "image_wise", "likely_rivals",
+        "short_attack",
+    ),
     "compression.preflight": ("preflight",),
     "compression.protocol": (
         "BPDA", "FULL", "Protocol", "Row", "evaluate", "expectation", "fixed", "fresh", "strongest", "transferred",
@@ -66,11 +69,11 @@ _HOME = {
     "compression.purifiers.flow": ("flow", "noise_of", "velocity_of"),
     "compression.purifiers.identity": ("identity",),
     "compression.purifiers.purify": ("purify",),
-    "compression.randomness": ("configuration", "configurations"),
+    "compression.randomness": ("configuration", "configurations", "paper_configuration", "paper_step_key"),
     "compression.rates": ("adversarial_rate", "compression_rate", "expected_rates"),
     "compression.records": ("Measurement", "read_records"),
     "compression.samplers": ("ddim", "ddpm", "ode", "one_step", "reverse_only", "sde"),
-    "compression.schedules": ("Schedule", "cosine", "linear", "rectified", "respaced", "vp"),
+    "compression.schedules": ("Schedule", "cosine", "from_betas", "linear", "rectified", "respaced", "vp"),
     "compression.solvers": ("dpm", "dpm_singlestep", "heun"),
     "compression.statistics": ("bootstrap", "images_to_decide", "kolmogorov_smirnov", "log_rank", "spearman"),
     "compression.step_rates": ("step_rates",),

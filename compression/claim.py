@@ -14,7 +14,7 @@ from .attacks.iterative import Iterative
 from .attacks.pgd import converged_pgd
 from .attacks.search import attack_images
 from .attacks.square import square
-from .batches import SHARD, over_images
+from .batches import over_images, shard_size
 from .losses import Criterion, View, defended, margin
 from .randomness import PROBE, step_key
 from .types import AttackResult, Classifier, Purifier
@@ -78,8 +78,8 @@ class Claim:
         """Every image attacked to the last step, by the attack in question and on what it sees unless told others."""
         given = {"classifier": self.classifier, "purifier": self.followed, "images": self.images, "labels": self.labels,
                  "keys": self.keys, "criterion": self.criterion, "view": self.view} | other
-        return attack_images(attack or self.attack, eps=eps, confidence=np.inf, size=min(SHARD, len(self.images)),
-                             **given)
+        return attack_images(attack or self.attack, eps=eps, confidence=np.inf, **given,
+                             size=min(shard_size(self.images), len(self.images)))
 
     @cached_property
     def clean(self) -> Bool[np.ndarray, "n"]:

@@ -93,7 +93,13 @@ def cosine(a: Float[Array, "*shape"], b: Float[Array, "*shape"]) -> Scalar:
     >>> float(cosine(jnp.array([1.0, 0.0]), jnp.array([2.0, 0.0])))
     1.0
     """
-    return jnp.vdot(a, b) / jnp.maximum(jnp.linalg.norm(a) * jnp.linalg.norm(b), jnp.finfo(a.dtype).tiny)
+    return jnp.vdot(_unit(a), _unit(b))
+
+
+def _unit(v):
+    """v / ||v||, or 0; the largest component is taken out first, so that no square leaves the range of float32."""
+    v = v / jnp.maximum(jnp.abs(v).max(), jnp.finfo(v.dtype).tiny)
+    return v / jnp.maximum(jnp.linalg.norm(v), 1)
 
 
 def gradient(

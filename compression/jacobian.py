@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from matfree import decomp, eig, stochtrace
 
 from .randomness import PROBE, step_key
-from .rates import Estimate
+from .rates import Estimate, root
 from .types import Image, Key, Purifier, Scalar
 
 
@@ -46,9 +46,8 @@ def rms_rate_hutchinson(purifier: Purifier, x: Image, key: Key, *, draws: int = 
         stochtrace.monte_carlo_frobeniusnorm_squared(), sampler=stochtrace.sampler_signs(x, num=draws)
     )
     mean, sem = estimate(lambda v: push(purifier, x, key, v), step_key(key, PROBE, 1))
-    rate = jnp.sqrt(mean / x.size)
     unbiased = sem * jnp.sqrt(draws / (draws - 1))  # matfree divides by n where the sample variance has n - 1
-    return Estimate(rate, unbiased / (2 * rate * x.size))
+    return root(Estimate(mean / x.size, unbiased / x.size))
 
 
 def push(purifier: Purifier, x: Image, key: Key, v: Image) -> Image:

@@ -113,7 +113,11 @@ def share(basis: Basis, v: Image) -> Scalar:
 
 
 def chance(basis: Basis) -> float:
-    """m / d, the mean share of a vector of random direction."""
+    """m / d, the mean share of a vector of random direction.
+
+    >>> chance(jnp.eye(4)[:, :1])
+    0.25
+    """
     return basis.shape[1] / basis.shape[0]
 
 

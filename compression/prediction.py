@@ -36,19 +36,27 @@ purifiers."""
 
 
 def by_survival(curve: Survival, rates: Float[np.ndarray, "n"], eps: Budget) -> float:
-    """The paper's prediction S(CR eps): CR the mean rate, S the bare classifier's survival curve (Table 3)."""
+    """The paper's prediction S(CR eps): CR the mean rate, S the bare classifier's survival curve (Table 3).
+
+    >>> from purimetry import kaplan_meier
+    >>> by_survival(kaplan_meier(np.array([0.0, 0.1, 0.2, 0.3]), np.zeros(4, bool)), np.array([0.4, 0.6]), 0.3)
+    0.5
+    """
     return float(curve(np.mean(rates) * eps))
 
 
-def image_wise(distance: Float[np.ndarray, "n"], rates: Float[np.ndarray, "n"], eps: Budget) -> Bool[np.ndarray, "n"]:
+def image_wise(
+    distance: Float[np.ndarray, "n"], censored: Bool[np.ndarray, "n"], rates: Float[np.ndarray, "n"], eps: Budget
+) -> Bool[np.ndarray, "n"]:
     """Image i withstands eps if d_i > rate_i eps, d_i the minimum perturbation at its own anchor.
 
+    censored: never broken in the search for d_i. Such an image withstands any budget, as a survival curve has it.
     With `rates.adversarial_rate` in place of the expected rate, the direction that matters is compared.
 
-    >>> image_wise(np.array([0.1, 0.0]), np.array([0.5, 0.5]), 0.15).tolist()
+    >>> image_wise(np.array([0.1, 0.0]), np.zeros(2, bool), np.array([0.5, 0.5]), 0.15).tolist()
     [True, False]
     """
-    return np.asarray(distance) > np.asarray(rates) * eps
+    return np.asarray(censored) | (np.asarray(distance) > np.asarray(rates) * eps)
 
 
 def first_order_margin(
@@ -152,15 +160,17 @@ def short_attack(
     """
     n, rivals = len(images), np.asarray(rivals)
     check_images(images)
-    check_labels(labels, n, check_classifier(classifier, images[:2]))
+    classes = check_classifier(classifier, images[:2])
+    check_labels(labels, n, classes)
     check_budget(eps)
     check_keys(keys, n)
     check_shape(purifier, images[0], keys[0])
     if rivals.ndim != 2 or len(rivals) != n or not rivals.size:
         raise ValueError(f"rivals have the shape [{n} images, at least 1], got shape {rivals.shape}; "
                          "take those of likely_rivals")
-    if (rivals == np.asarray(labels)[:, None]).any():
-        raise ValueError("rivals are other classes than the label, got labels among them; take those of likely_rivals")
+    if ((rivals < 0) | (rivals >= classes) | (rivals == np.asarray(labels)[:, None])).any():
+        raise ValueError(f"rivals are classes from 0 to {classes - 1} other than the label, got labels or other "
+                         "numbers among them; take those of likely_rivals")
     budgets, gradients, left = np.broadcast_to(np.asarray(eps, np.float32), n), np.zeros(n, int), np.zeros(n, bool)
     for number, rival in enumerate(rivals.T):
         at, path_left = np.array(images, np.float32), left.copy()
@@ -186,7 +196,7 @@ def short_attack(
 
 
 def extrapolated_margin(margins: Float[np.ndarray | Array, "*images visited"]) -> np.ndarray:
-    """Where a full attack along a path is predicted to end: its second half gains as much again (ours).
+    """Where a full attack along a path is predicted to end: what the second half gained is gained again (ours).
 
     Of the path's best margin so far, m_0..m_K, this is m_K + (m_K - m_{K/2}): the limit of a geometric approach that
     halves what is left every K/2 steps. An image withstands where it is < 0 for every path, and the clean margin is.

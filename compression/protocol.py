@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 
 from .attacks.iterative import Iterative, redrawn
 from .attacks.search import attack_images
-from .batches import SHARD, over_images
+from .batches import over_images, shard_size
 from .ensembles import Pooled
 from .gradients import eot, straight_through
 from .losses import Criterion, View, defended, margin
@@ -156,7 +156,7 @@ def evaluate(
     *,
     gradients: Mapping[str, Purifier | None] = FULL,
     view: View = defended,
-    size: int = SHARD,
+    size: int | None = None,
     on_segment: Callable[[str, float, int], None] = lambda cell, done, active: None,
 ) -> list[Row]:
     """Robust accuracy in every cell of protocols x gradients x attacks, each with what it means and what it cost.
@@ -165,7 +165,8 @@ def evaluate(
     images, labels, keys, eps: as in `attack_images`; keys are the fixed xi.
     gradients: the purifier whose Jacobian stands for the defence's, None for its own, by name.
     view: how the defence decides: `defended` by a single draw, `ensembles.Pooled` by many.
-    size: model evaluations in one compiled call, divided by the draws of a gradient or of a judgement.
+    size: model evaluations in one compiled call, divided by the draws of a gradient or of a judgement; as many as
+        `shard_size` gives images unless told.
     on_segment: told the cell, the fraction done and the number of images still attacked.
 
     An image is robust only if it was right when clean, under the same draws, and the candidate did not break it.
@@ -188,6 +189,7 @@ def evaluate(
         if protocol.k < 1 or protocol.n < 1:
             raise ValueError(f"a protocol needs at least 1 draw, got k = {protocol.k} and n = {protocol.n}; raise them")
     draws, rows = view.draws if isinstance(view, Pooled) else 1, []
+    size = shard_size(images) if size is None else size
     shard = lambda each: max(1, min(len(images), size // (each * draws)))
     for gradient, through in gradients.items():
         seen = purifier if through is None else straight_through(purifier, through)
@@ -216,10 +218,11 @@ def evaluate(
 
 
 def strongest(rows: Sequence[Row]) -> Row:
-    """What is left of each image after all attacks (and gradients) of rows that share their protocol and reading."""
-    kinds = {(row.protocol, row.reading, row.draws) for row in rows}
+    """What is left of each image after all attacks (and gradients) of rows that share protocol, reading and budget."""
+    kinds = {(row.protocol, row.reading, row.draws, np.asarray(row.eps).tobytes()) for row in rows}
     if len(kinds) != 1:
-        raise ValueError(f"rows must share one protocol and reading, got {len(kinds)} kinds; combine them kind by kind")
+        raise ValueError(f"rows must share one protocol, reading and budget, got {len(kinds)} kinds; combine them kind "
+                         "by kind")
     joined = lambda names: " + ".join(Counter(names))
     return rows[0]._replace(
         gradient=joined(row.gradient for row in rows), attack=joined(row.attack for row in rows),

@@ -18,6 +18,17 @@ class Estimate(NamedTuple):
     se: Float[Array, "..."]
 
 
+def root(square: Estimate) -> Estimate:
+    """The root of an estimate, its standard error carried over to first order; 0 of 0.
+
+    >>> import jax.numpy as jnp
+    >>> [float(part) for part in root(Estimate(jnp.float32(4), jnp.float32(1)))]
+    [2.0, 0.25]
+    """
+    mean = jnp.sqrt(square.mean)
+    return Estimate(mean, square.se / (2 * jnp.maximum(mean, jnp.finfo(mean.dtype).tiny)))
+
+
 class Rates(NamedTuple):
     """Expected compression rates of one image: in l2, as in the paper, and l_inf to l_inf, the attack's norm."""
 

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from . import samplers
 from .purifiers.diffusion import parts
-from .rates import Estimate
+from .rates import Estimate, root
 from .types import Image, Key, Purifier
 
 
@@ -75,8 +75,8 @@ def step_rates(
     local, along, travelled = jax.lax.scan(step, start, (states, steps))[1]
     length = _inner(perturbations, perturbations)
     travelled = jnp.concatenate([_inner(start, start)[None], travelled])
-    return StepRates(steps.forward_state, _root(_ratio(local, length)), _ratio(along, length),
-                     _root(_ratio(travelled, length)))
+    return StepRates(steps.forward_state, root(_ratio(local, length)), _ratio(along, length),
+                     root(_ratio(travelled, length)))
 
 
 def _inner(a, b):
@@ -88,8 +88,3 @@ def _ratio(values: Float[Array, "rates draws"], length: Float[Array, "draws"]) -
     mean = values.mean(1) / length.mean()
     rest = values - mean[:, None] * length
     return Estimate(mean, rest.std(1, ddof=1) / length.mean() / len(length) ** 0.5)
-
-
-def _root(square: Estimate) -> Estimate:
-    root = jnp.sqrt(square.mean)
-    return Estimate(root, square.se / (2 * jnp.maximum(root, jnp.finfo(root.dtype).tiny)))

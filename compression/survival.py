@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -11,16 +10,19 @@ from jaxtyping import Bool, Float, Int
 from .attacks.iterative import Iterative
 from .attacks.search import attack_images
 from .batches import over_images
+from .checks import check_images
+from .losses import margins
 from .purifiers.identity import identity
+from .randomness import configurations
 from .types import Classifier
 
 
 class MinimumPerturbations(NamedTuple):
-    """Smallest l_inf budgets that break each image.
+    """Smallest budgets that break each image, in the attack's norm.
 
     distance: [n]; 0 where the image is misclassified as it is; the search's limit where it was never broken.
     censored: [n]; never broken up to the limit, so the true distance lies beyond it.
-    rival: [n]; the class at the smallest perturbation found, -1 where there is none.
+    rival: [n]; the other class at the smallest perturbation found, -1 where there is none.
     """
 
     distance: Float[np.ndarray, "n"]
@@ -33,6 +35,7 @@ def minimum_perturbations(
     classifier: Classifier,
     images,
     labels,
+    keys=None,
     *,
     eps_max: float = 0.5,
     halvings: int = 9,
@@ -41,39 +44,46 @@ def minimum_perturbations(
     """Bisect the budget of every image at once, each its own, with an attack of the bare classifier inside.
 
     attack: constructor of an `Iterative` from eps, run at full strength for every budget tried.
-    eps_max: limit of the search in pixel units. The result is resolved to eps_max / 2^halvings, and better
-        where an attack stays inside its budget: the distance it really used is the new upper end.
+    keys: [n], each image's, for an attack that starts at random; those of seed 0 unless told.
+    eps_max: limit of the search in pixel units of the attack's norm. The result is resolved to eps_max / 2^halvings,
+        and better where an attack stays inside its budget: the distance it really used is the new upper end.
     """
-    images, labels = np.asarray(images), np.asarray(labels)
-    n = len(images)
-    keys = jax.random.split(jax.random.key(0), n)
+    check_images(images)
+    images, labels, n = np.asarray(images, np.float32), np.asarray(labels), len(images)
+    keys = configurations(0, np.arange(n)) if keys is None else keys
+    length = attack(0.0).norm.length
     low, high = np.zeros(n, np.float32), np.full(n, eps_max, np.float32)
-    censored, adversaries = np.zeros(n, bool), images.copy()
+    adversaries, which = images.copy(), np.arange(n)
     for step in range(halvings + 1):
-        tried = high if step == 0 else (low + high) / 2
-        tried = np.maximum(tried, 1e-6)  # an image that is misclassified as it is stays at 0, and a budget is positive
-        result = attack_images(attack, classifier, identity, images, labels, keys, tried)
-        broken = result.broken_at >= 0
-        used = np.abs(result.x - images).reshape(n, -1).max(1)
-        if step == 0:
-            censored = ~broken
-        adversaries[broken] = result.x[broken]
-        high = np.where(broken, np.minimum(high, used), high)
-        low = np.where(broken, np.minimum(low, high), tried)
+        if len(which):
+            tried = high[which] if step == 0 else (low[which] + high[which]) / 2
+            tried = np.maximum(tried, 1e-6)  # an image that is misclassified as it is stays at 0, a budget is positive
+            result = attack_images(attack, classifier, identity, images[which], labels[which], keys[which], tried)
+            unbroken, broken = result.broken_at < 0, which[result.broken_at >= 0]
+            low[which[unbroken]] = tried[unbroken]
+            if len(broken):
+                adversaries[broken] = result.x[~unbroken]
+                used = over_images(length, (), adversaries[broken] - images[broken])
+                high[broken] = np.minimum(high[broken], used)
+                low[broken] = np.minimum(low[broken], high[broken])
+            if step == 0:
+                which = broken  # what withstands the limit is censored
         on_step((step + 1) / (halvings + 1))
-    reached = over_images(_predicted, (classifier,), adversaries)
-    return MinimumPerturbations(high, censored, np.where(censored, -1, reached))
+    rival = np.full(n, -1)
+    if len(which):
+        rival[which] = over_images(_rival, (classifier,), adversaries, labels, which=which)
+    return MinimumPerturbations(high, ~np.isin(np.arange(n), which), rival)
 
 
-def _predicted(classifier, x):
-    return jnp.argmax(classifier(x))
+def _rival(classifier, x, label):
+    return jnp.argmax(margins(classifier(x), label))
 
 
 class Survival(NamedTuple):
     """A survival curve S(eps) = P(minimum perturbation > eps), right-continuous steps.
 
     at: [k] where it falls, ascending. value: [k] from there on; S is 1 before at[0].
-    lower, upper: [k] pointwise 95 % band.
+    lower, upper: [k] pointwise 95 % band; where S is 0, its upper end is that of the fall before, 1 if there was none.
     """
 
     at: Float[np.ndarray, "k"]
@@ -82,7 +92,7 @@ class Survival(NamedTuple):
     upper: Float[np.ndarray, "k"]
 
     def __call__(self, eps):
-        """S at one or many budgets."""
+        """S at one or many budgets; its last value, an upper bound, beyond the last distance that was searched."""
         return np.concatenate([[1.0], self.value])[np.searchsorted(self.at, eps, side="right")]
 
     @property
@@ -111,8 +121,9 @@ def kaplan_meier(distance, censored, z: float = 1.959964) -> Survival:
     with np.errstate(divide="ignore", invalid="ignore"):
         spread = np.sqrt(np.cumsum(events / (at_risk * (at_risk - events)))) / np.log(value)
         lower, upper = value ** np.exp(-z * spread), value ** np.exp(z * spread)
-    inside = (value > 0) & (value < 1)
-    return Survival(at, value, np.where(inside, lower, value), np.where(inside, upper, value))
+    above_zero = value > 0  # at all but the last fall at most, where Greenwood's variance is not defined
+    before = np.concatenate([[1.0], upper])[: len(value)]
+    return Survival(at, value, np.where(above_zero, lower, 0), np.where(above_zero, upper, before))
 
 
 class ZeroInflatedGaussian(NamedTuple):
@@ -125,13 +136,13 @@ class ZeroInflatedGaussian(NamedTuple):
 
 
 FEWEST = 3
-"""Uncensored positive distances that a Gaussian is fitted to, at least."""
+"""Different uncensored positive distances that a Gaussian is fitted to, at least."""
 
 
 def fit_zero_inflated_gaussian(distance, censored) -> ZeroInflatedGaussian:
     """Maximum-likelihood fit: the mass at 0 by counting, the Gaussian with right-censored terms.
 
-    The Gaussian is not truncated at 0, as in the paper. Needs FEWEST uncensored positive distances.
+    The Gaussian is not truncated at 0, as in the paper. Needs FEWEST different uncensored positive distances.
     """
     from scipy.optimize import minimize
     from scipy.special import log_ndtr
@@ -139,10 +150,10 @@ def fit_zero_inflated_gaussian(distance, censored) -> ZeroInflatedGaussian:
     distance, censored = np.asarray(distance, np.float64), np.asarray(censored, bool)
     n, positive = len(distance), distance > 0
     seen, beyond = distance[positive & ~censored], distance[positive & censored]
-    if len(seen) < FEWEST:
-        raise ValueError(f"a Gaussian needs at least {FEWEST} uncensored positive distances, got {len(seen)}; use more "
-                         "images")
-    center, unit = seen.mean(), seen.std() + 1e-12
+    if len(np.unique(seen)) < FEWEST:
+        raise ValueError(f"a Gaussian needs at least {FEWEST} different uncensored positive distances, got "
+                         f"{len(np.unique(seen))}; use more images")
+    center, unit = seen.mean(), seen.std()
 
     def negative_log_likelihood(parameters):
         """In units of the distances' own spread, so that small budgets are fitted like large ones."""

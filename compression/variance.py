@@ -30,8 +30,12 @@ class Variances(NamedTuple):
 
     @property
     def snr(self) -> Float[Array, "..."]:
-        """Input over internal variance (Eq. 7)."""
-        return self.input / self.internal
+        """Input over internal variance (Eq. 7); infinite where the latter is no more than the total's rounding.
+
+        An estimate of a ratio says nothing unless `internal` lies several of its standard errors above 0.
+        """
+        random = self.internal > jnp.finfo(jnp.float32).eps * self.total
+        return jnp.where(random, self.input / jnp.where(random, self.internal, 1), jnp.inf)
 
 
 class Correlations(NamedTuple):

@@ -44,13 +44,13 @@ def run(bench: Workbench) -> list[Measurement]:
 def chain(bench: Workbench, cell: Cell, eps: float) -> np.ndarray:
     """Whether each image withstands eps according to each predictor of the chain, [causes + 1, images]."""
     seed = bench.configuration.seeds[0]
-    rate, said, anchor = rates(bench, cell, eps, seed), survivors(bench, cell, eps), distances(bench, cell)
+    rate, said, anchor = rates(bench, cell, eps, seed), survivors(bench, cell, eps), distances(bench, cell)[:2]
     common = np.full(len(bench.images), rate["l2"].mean())
     return np.stack([
-        image_wise(distances(bench, BARE).distance, common, eps),
-        image_wise(anchor.distance, common, eps),
+        image_wise(*distances(bench, BARE)[:2], common, eps),
+        image_wise(*anchor, common, eps),
         said["image_wise"],
-        image_wise(anchor.distance, rate["linf"], eps),
+        image_wise(*anchor, rate["linf"], eps),
         said["adversarial_rate"],
         said["extrapolated_attack"],
         attacked(bench, cell, eps, "converged")["broken_at"] < 0,

@@ -78,7 +78,7 @@ def _measure(bench: Workbench, cell: Cell) -> Iterator[Measurement]:
         if found.value < bench.configuration.eps_max:
             at = {**cell.at, "survive": share}
             yield bench.measurement(name, "perturbation_quantile", found.value, found.se, len(right), "pixel", at)
-    if np.sum((distance > 0) & ~censored) < FEWEST:
+    if len(np.unique(distance[(distance > 0) & ~censored])) < FEWEST:
         return  # a purifier that breaks most images leaves no Gaussian to fit; the curve stands
     fit = fit_zero_inflated_gaussian(distance, censored)
     for part, se in zip(("zero", "mean", "std"), fit.se, strict=True):

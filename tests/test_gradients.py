@@ -125,6 +125,8 @@ def test_straight_through_weights_stay_inputs_of_the_program():
 def test_cosines_of_known_angles():
     a, b = jnp.array([[1.0, 0.0]]), jnp.array([[1.0, 1.0]])
     np.testing.assert_allclose([cosine(a, b), cosine(a, -a), cosine(a, 0 * a)], [2**-0.5, -1, 0], rtol=1e-6)
+    for size in (1e-30, 1e30):  # whose squares float32 does not hold
+        np.testing.assert_allclose(cosine(size * a, size * b), 2**-0.5, rtol=1e-6)
 
 
 def test_agreement_of_gradients_follows_their_signal_and_noise():

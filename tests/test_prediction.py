@@ -122,7 +122,8 @@ def test_a_short_attack_on_an_image_does_not_depend_on_the_others():
 @pytest.mark.parametrize("change, message", [
     ({"eps": 8.0}, "eps"),
     ({"rivals": np.zeros(2, int)}, r"\[2 images, at least 1\], got shape \(2,\)"),
-    ({"rivals": np.array([[1], [0]])}, "labels among them; take those of likely_rivals"),
+    *(({"rivals": np.array([[1], [other]])}, "classes from 0 to 3 other than the label, got labels or other numbers "
+       "among them; take those of likely_rivals") for other in (0, -1, 4)),
     ({"labels": np.array([0, 9])}, "labels"),
     ({"images": np.full((2, 4, 4, 1), 255.0, np.float32)}, r"\[0, 1\]"),
     ({"purifier": lambda x, key: x[:2]}, "shape"),
@@ -170,8 +171,11 @@ def test_adversarial_rate_predicts_a_linear_defence_image_by_image():
     distance = -anchor_margin / np.abs(slope).sum()
     rate = float(pm.adversarial_rate(purifier, two, X, jnp.int32(0), KEY))
     breaking = -anchor_margin / np.abs(slope @ MATRIX).sum()
-    assert image_wise(np.array([distance]), np.array([rate]), 0.99 * breaking).all()
-    assert not image_wise(np.array([distance]), np.array([rate]), 1.01 * breaking).any()
+    seen = np.array([distance]), np.array([False])
+    assert image_wise(*seen, np.array([rate]), 0.99 * breaking).all()
+    assert not image_wise(*seen, np.array([rate]), 1.01 * breaking).any()
+    never = np.array([distance]), np.array([True])
+    assert image_wise(*never, np.array([rate]), 1.01 * breaking).all()
 
 
 def test_survival_prediction_reads_the_curve_at_rate_times_eps():

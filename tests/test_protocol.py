@@ -165,8 +165,9 @@ def test_every_attack_has_its_rows_and_the_strongest_is_left_of_all():
     assert both.attack == "up + down" and both.gradient == "full" and both.steps == 8
     np.testing.assert_array_equal(both.gradients, up.gradients + down.gradients)
     assert free.gradients.sum() == 0 < free.evaluations.min()
-    with pytest.raises(ValueError, match="one protocol and reading, got 2 kinds"):
-        strongest([up, *rows([fresh()], {"up": attacks["up"]}, band, pm.identity)])
+    for other in (*rows([fresh()], {"up": attacks["up"]}, band, pm.identity), up._replace(eps=0.5)):
+        with pytest.raises(ValueError, match="one protocol, reading and budget, got 2 kinds"):
+            strongest([up, other])
 
 
 @pytest.mark.parametrize("this, view, draws", [
@@ -279,3 +280,20 @@ def test_a_long_step_of_a_surrogate_has_the_noise_of_the_short_ones_that_it_repl
 def test_a_surrogate_at_another_t_star_is_refused(steps, message):
     with pytest.raises(ValueError, match=message):
         fewer_steps(pm.diffusion(predictor, samplers.ddpm(SCHEDULES[100], 10)), steps)
+
+
+def test_the_surrogate_of_no_step_is_the_identity():
+    none = samplers.ddpm(SCHEDULES[100], 0)
+    x = jnp.full((2, 2, 1), 0.3)
+    np.testing.assert_array_equal(fewer_steps(pm.diffusion(predictor, none), none)(x, pm.configuration(0, 0)), x)
+
+
+def test_large_images_are_evaluated_few_at_a_time(monkeypatch):
+    """As many evaluations in one compiled call as `shard_size` allows, divided by the draws."""
+    seen = []
+    watched = lambda *given, **other: seen.append(given[8]) or pm.attack_images(*given, **other)
+    monkeypatch.setattr(protocol, "attack_images", watched)
+    large, bright = np.full((9, 64, 64, 3), 0.5, np.float32), lambda x: jnp.stack([x.mean(), 0.4])
+    evaluate([fixed(), expectation(2, n=1)], {"up": (CORNER, pm.margin)}, bright, pm.identity, large, np.zeros(9, int),
+             pm.configurations(0, np.arange(9)), 0.1)
+    assert seen == [4, 2]

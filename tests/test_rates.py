@@ -48,6 +48,7 @@ def test_hutchinson_agrees_within_its_standard_error():
     estimate = pm.rms_rate_hutchinson(linear(matrix), X, KEY, draws=512)
     assert abs(estimate.mean - np.linalg.norm(matrix) / 4) < 4 * estimate.se
     assert 0 < estimate.se < 0.05
+    assert [float(part) for part in pm.rms_rate_hutchinson(linear(0 * matrix), X, KEY)] == [0, 0]
 
 
 def test_hutchinson_standard_error_is_the_spread_of_its_estimates():

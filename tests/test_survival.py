@@ -70,9 +70,16 @@ def test_kaplan_meier_refuses_other_shapes(distance, censored):
         pm.kaplan_meier(distance, censored)
 
 
-def test_gaussian_needs_positive_distances():
-    with pytest.raises(ValueError, match="at least 3 uncensored positive"):
-        pm.fit_zero_inflated_gaussian(np.zeros(10), np.zeros(10, bool))
+@pytest.mark.parametrize("distance", [np.zeros(10), np.array([0.1, 0.1, 0.1, 0.2])])
+def test_gaussian_needs_different_positive_distances(distance):
+    with pytest.raises(ValueError, match="at least 3 different uncensored positive"):
+        pm.fit_zero_inflated_gaussian(distance, np.zeros(len(distance), bool))
+
+
+def test_band_of_a_curve_that_has_reached_zero_is_not_certain():
+    curve = pm.kaplan_meier(np.array([0.1, 0.2, 0.3]), np.zeros(3, bool))
+    assert curve.value[-1] == 0 and curve.lower[-1] == 0 and curve.upper[-1] == curve.upper[-2] > 0.5
+    assert pm.kaplan_meier(np.full(3, 0.1), np.zeros(3, bool)).upper.tolist() == [1.0]
 
 
 def test_minimum_perturbation_of_a_linear_classifier_is_its_distance():
@@ -97,12 +104,44 @@ def test_minimum_perturbation_of_a_linear_classifier_is_its_distance():
     np.testing.assert_array_equal(found.rival[reached], np.where(others, gap, np.inf).argmin(1)[reached])
 
 
-def test_what_is_never_broken_is_censored_at_the_limit():
+def test_minimum_perturbations_are_in_the_norm_of_the_attack_and_of_any_precision():
+    """The l2 distance to the boundary of two classes is -margin / ||w||_2; float64 images give the same."""
+    weights = np.random.default_rng(1).normal(size=(2, 16)).astype(np.float32)
+    images = np.random.default_rng(2).uniform(0.4, 0.6, (6, 4, 4, 1))
+    logits, labels = images.reshape(6, -1) @ weights.T, np.arange(6, dtype=np.int32) % 2
+    margin = np.where(labels == 0, 1, -1) * (logits[:, 0] - logits[:, 1])
+    exact = np.maximum(margin, 0) / np.linalg.norm(weights[0] - weights[1])
+    search = partial(pm.minimum_perturbations, partial(pm.pgd, steps=20, step_size=0.25, norm=pm.l2), Linear(weights),
+                     eps_max=1.0, halvings=8)
+    found = search(images, labels)
+    np.testing.assert_allclose(found.distance, exact, atol=1 / 2**8)  # what the bisection resolves
+    assert (found.distance > exact - 1e-5).all() and (found.distance[margin < 0] == 0).all()  # float32
+    np.testing.assert_array_equal(found.distance, search(images.astype(np.float32), labels).distance)
+
+
+def test_a_minimum_perturbation_belongs_to_the_image_and_its_key():
+    """Behind a random start too, wherever the image stands."""
+    weights = np.random.default_rng(1).normal(size=(3, 16)).astype(np.float32)
+    images, labels = np.random.default_rng(2).uniform(0.4, 0.6, (5, 4, 4, 1)).astype(np.float32), np.arange(5) % 3
+    search = partial(pm.minimum_perturbations, partial(pm.pgd, steps=2), Linear(weights), halvings=4)
+    keys = pm.configurations(3, np.arange(5))
+    found, backwards = search(images, labels, keys), search(images[::-1], labels[::-1], keys[::-1])
+    np.testing.assert_array_equal(found.distance, backwards.distance[::-1])
+
+
+def test_at_a_tie_the_rival_is_not_the_label():
+    image = np.array([0.75, 0.25], np.float32).reshape(1, 1, 2, 1)
+    found = pm.minimum_perturbations(pm.converged_pgd, lambda x: 4 * x.reshape(-1), image, np.array([0]))
+    assert found.rival.tolist() == [1] and found.distance == pytest.approx(0.25, abs=1e-3)
+
+
+def test_what_is_never_broken_is_attacked_once_and_censored_at_the_limit():
     images = np.full((3, 2, 2, 1), 0.5, np.float32)
-    found = pm.minimum_perturbations(
-        partial(pm.converged_pgd, steps=2, restarts=1), lambda x: jnp.array([2.0, 0.0]), images,
-        np.array([0, 1, 0], np.int32), eps_max=0.25, halvings=3,
-    )
+    attacked, done = [], []
+    attack = lambda eps: attacked.append(eps) or pm.converged_pgd(eps, steps=2, restarts=1)
+    found = pm.minimum_perturbations(attack, lambda x: jnp.array([2.0, 0.0]), images, np.array([0, 1, 0], np.int32),
+                                     eps_max=0.25, halvings=3, on_step=done.append)
+    assert done == [0.25, 0.5, 0.75, 1.0]
     assert found.censored.tolist() == [True, False, True]
     assert found.distance.tolist() == [0.25, 0.0, 0.25]
     assert found.rival.tolist() == [-1, 0, -1]

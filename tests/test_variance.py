@@ -125,6 +125,7 @@ def test_limits_of_randomness(purifier, expected):
 def test_a_purifier_without_randomness_has_no_internal_variance():
     found = variance.stochasticity(lambda x, key: x / 2, X, KEY, 0.1, inputs=4, configurations=3)
     assert abs(found.variances.internal) < 1e-12 and (found.radii.fixed_input < 1e-6).all()
+    assert found.variances.snr == np.inf
     np.testing.assert_allclose(found.radii.vary_both, found.radii.fixed_randomness, rtol=1e-5)
 
 

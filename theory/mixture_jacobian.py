@@ -36,7 +36,8 @@ class MixtureJacobian(NamedTuple):
 
     @property
     def spectrum(self) -> Spectrum:
-        """The rates and their means over isotropic perturbations, from the singular values; it draws no noise."""
+        """The rates over isotropic perturbations, from the singular values: without noise, and without Eq. 16's trace,
+        which needs the eigenvalues (`first_order` has it of each step)."""
         d, r = self.basis.shape
         gains = np.append(np.linalg.svd(np.asarray(self.within, np.float64), compute_uv=False), abs(self.outside))
         return Spectrum(gains, np.zeros(r + 1), np.append(np.ones(r), float(d - r)))

@@ -58,6 +58,7 @@ def attack_images(
     check_budget(eps, settings.norm.largest(images.shape[1:]))
     check_keys(keys, len(images))
     check_shape(purifier, images[0], keys[0])
+    images = np.asarray(images, np.float32)
     budgets = np.broadcast_to(np.asarray(eps, np.float32), len(images))
     rows = (images, labels, keys, budgets)
 

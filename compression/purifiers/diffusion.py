@@ -57,6 +57,8 @@ def fewer_steps(purifier: Purifier, steps: samplers.Steps) -> Purifier:
     noise_predictor, own, step_key = parts(purifier)
     if own.memory or steps.memory:
         raise ValueError("a surrogate of fewer steps needs samplers without memory, got one of `solvers`; use `ddim`")
+    if len(own.t) == len(steps.t) == 0:
+        return purifier  # the identity has no step to save
     ratio, left = len(own.t) // max(len(steps.t), 1), [float(s.signal[0]) if len(s.t) else 1.0 for s in (own, steps)]
     if ratio * len(steps.t) != len(own.t) or abs(left[0] / left[1] - 1) > 1e-4:  # float32
         raise ValueError(
