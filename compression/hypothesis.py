@@ -39,9 +39,12 @@ class Hypothesis:
 
         samples: arrays with one row an image, n >= 2. statistic: of them, to the effect; by default the mean of one
         effect an image. Images are resampled with all that belongs to them, so effects across purifiers (a rank
-        correlation of columns) are judged for these purifiers and other images.
+        correlation of columns) are judged for these purifiers and other images. Undecided where all images are alike,
+        for up to 3 / n of other images may not be (the rule of three), which no resample shows.
         """
-        return self.judged(bootstrap(statistic, *samples, resamples=resamples, seed=seed), len(samples[0]))
+        found = self.judged(bootstrap(statistic, *samples, resamples=resamples, seed=seed), len(samples[0]))
+        alike = all((sample == sample[:1]).all() for sample in map(np.asarray, samples))
+        return found._replace(outcome="undecided", needed=math.inf) if alike else found
 
     def judged(self, effect: Interval, n: int) -> "Verdict":
         """What an effect of n images with its 95 % interval and standard error says, however they were computed."""
@@ -75,7 +78,7 @@ class Verdict(NamedTuple):
 
     effect: with its 95 % interval and standard error. outcome: "supported", "contradicted" or "undecided".
     needed: how many images it takes until the 95 % interval, which shrinks with the root of n, is on one side of the
-        bounds; an estimate itself, and infinite where the effect is on a bound.
+        bounds; an estimate itself, and infinite where the effect is on a bound or all images are alike.
     """
 
     hypothesis: Hypothesis
@@ -86,5 +89,6 @@ class Verdict(NamedTuple):
 
     def __str__(self) -> str:
         value, low, high, _ = self.effect
-        more = f", about {self.needed:.0f} would decide" if self.outcome == "undecided" else ""
+        open_ = self.outcome == "undecided" and math.isfinite(self.needed)
+        more = f", about {self.needed:.0f} would decide" if open_ else ""
         return f"{self.hypothesis.name}: {self.outcome}, effect {value:.3g} [{low:.3g}, {high:.3g}], n = {self.n}{more}"

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from ..compression.records import Arrays, Measurement, read_records, read_shards
 from . import style
-from .selection import Z95, distinct, find, select
+from .selection import distinct, find, select, wilson
 from .table import Unit, unit_of
 from .tables import minimum_perturbation as tables
 
@@ -105,9 +105,8 @@ def survival_steps(distance: np.ndarray, limit: float) -> tuple[np.ndarray, np.n
     n = len(distance)
     budgets = np.unique(np.concatenate([[0.0], distance[distance < limit], [limit * (1 - 1e-9)]]))
     share = (distance[None] > budgets[:, None]).mean(1)
-    centre = (share + Z95**2 / (2 * n)) / (1 + Z95**2 / n)
-    half = Z95 * np.sqrt(share * (1 - share) / n + Z95**2 / (4 * n**2)) / (1 + Z95**2 / n)
-    return budgets, 100 * share, 100 * (centre - half), 100 * (centre + half)
+    low, high = wilson(share, n)
+    return budgets, 100 * share, 100 * low, 100 * high
 
 
 def gaussian_survival(x: np.ndarray, zero: float, mean: float, std: float) -> np.ndarray:

@@ -38,10 +38,29 @@ def distinct(measurements: Iterable[Measurement], coordinate: str) -> list:
     return list(dict.fromkeys(m.at[coordinate] for m in measurements if coordinate in m.at))
 
 
+def wilson(share, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Ends of Wilson's 95 % interval of a share (0 to 1) of n images; of none, or of all, it is not certain.
+
+    >>> low, high = wilson(0.0, 128)
+    >>> round(float(low), 3), round(float(high), 3)
+    (0.0, 0.029)
+    """
+    share = np.asarray(share)
+    centre = (share + Z95**2 / (2 * n)) / (1 + Z95**2 / n)
+    half = Z95 * np.sqrt(share * (1 - share) / n + Z95**2 / (4 * n**2)) / (1 + Z95**2 / n)
+    return centre - half, centre + half
+
+
 def percent_bar(measurement: Measurement) -> np.ndarray:
-    """[2, 1] lengths of the 95 % interval below and above a percentage, which cannot leave 0 to 100."""
-    half = Z95 * (measurement.se or 0.0)
-    return np.array([[min(half, measurement.value)], [min(half, 100 - measurement.value)]])
+    """[2, 1] lengths of the 95 % interval below and above a percentage of images, which cannot leave 0 to 100.
+
+    By the standard error; by Wilson where that is 0, since all images agree.
+    """
+    value, half = measurement.value, Z95 * (measurement.se or 0.0)
+    low, high = max(0.0, value - half), min(100.0, value + half)
+    if measurement.se == 0:
+        low, high = (100 * float(end) for end in wilson(value / 100, measurement.n))
+    return np.clip([[value - low], [high - value]], 0, None)
 
 
 def line(measurements: list[Measurement], coordinate: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -52,6 +52,14 @@ def test_more_images_are_asked_for_just_where_these_do_not_decide(claim):
         assert (verdict.needed > verdict.n) == (verdict.outcome == "undecided")
 
 
+@pytest.mark.parametrize("claim", [POSITIVE, NOTHING])
+def test_images_that_are_all_alike_decide_nothing(claim):
+    """None of 48 broken images says no more than that fewer than 7 % are."""
+    verdict = claim.judge(np.full(48, -1.0))
+    assert verdict.outcome == "undecided" and verdict.needed == math.inf
+    assert str(verdict) == f"{claim.name}: undecided, effect -1 [-1, -1], n = 48"
+
+
 def test_effects_across_purifiers_are_resampled_by_image():
     rate = np.array([0.2, 0.4, 0.6]) + RANDOM.normal(0, 0.01, (50, 3))
     robust = np.array([0.9, 0.5, 0.1]) > RANDOM.random((50, 3))
