@@ -54,6 +54,15 @@ OWN = {
 Images of one's own, which stand at no name here, take IMAGENET's: the paper's, but for its first images.
 """
 
+LEAST = {
+    "images": 2, "image_size": 1, "respaced": 1, "t_stars": 1, "draws": 2, "attack_steps": 1, "attack_restarts": 1,
+    "paper_steps": 1, "ensemble_steps": 1, "square_queries": 1, "bootstrap": 2, "batch": 1, "workers": 0, "seeds": 0,
+}
+"""The least that an option may be; standard errors need 2."""
+
+POSITIVE = "eps", "eps_factors", "eps_max"
+"""Options that lie above 0."""
+
 ROBUST_EPS = {"digits": 0.15}
 """Budget of adversarial training by data set; 8/255 elsewhere."""
 
@@ -148,7 +157,7 @@ class Configuration:
     """Queries of its attack without gradients."""
     eps_max: float | None = None
     """Limit of the search for minimum perturbations, in pixel units (0.5 for digits, 8/255 for CIFAR, 16/255 for
-    one's own unless told)."""
+    one's own, but at least twice the largest of --eps, unless told)."""
     bootstrap: int = 1000
     """Resamplings of the images for intervals."""
     inception: Path | None = None
@@ -171,12 +180,16 @@ class Configuration:
     training: Training = field(default_factory=Training)
 
     def __post_init__(self):
-        if self.images is not None and self.images < 2:
-            raise ValueError(f"a standard error over images needs at least 2, got --images {self.images}")
-        if self.workers < 0:
-            raise ValueError(f"--workers counts processes, got {self.workers}; 0 chooses")
-        if self.batch is not None and self.batch < 1:
-            raise ValueError(f"--batch counts images in one compiled call, got {self.batch}; give at least 1")
+        for name in (*LEAST, *POSITIVE, "samplers"):
+            values = getattr(self, name)
+            values = values if isinstance(values, tuple) else () if values is None else (values,)
+            option = f"--{name.replace('_', '-')}"
+            if name in LEAST and any(value < LEAST[name] for value in values):
+                raise ValueError(f"{option} is at least {LEAST[name]}, got {min(values)}")
+            if name in POSITIVE and not all(value > 0 for value in values):
+                raise ValueError(f"{option} is above 0, got {min(values)}")
+            if len(set(values)) < len(values):
+                raise ValueError(f"{option} says the same twice, got {' '.join(map(str, values))}; say each once")
         if not 0 <= self.host < self.hosts:
             raise ValueError(f"--host is one of 0 to {self.hosts - 1} of --hosts {self.hosts}, got {self.host}")
         if self.coordinator != "auto" and (self.coordinator is None) != (self.hosts == 1):
@@ -196,7 +209,9 @@ class Configuration:
             own["classifier"] = f"resnet20:{self.resnet20}"
         if self.training.robust_eps is None:
             own["training"] = replace(self.training, robust_eps=ROBUST_EPS.get(self.dataset, 8 / 255))
-        return replace(self, **own)
+        if "eps_max" in own:  # for a rate may be above 1
+            own["eps_max"] = max(own["eps_max"], 2 * max(self.eps or own["eps"]))
+        return replace(self, **{**own, "t_stars": tuple(sorted(self.t_stars or own["t_stars"]))})
 
     def determinants(self) -> dict:
         """What determines the records, as JSON-like values."""
@@ -205,12 +220,17 @@ class Configuration:
         return {name: values[name] for name in values if name not in UNRECORDED}
 
 
+QUICK = "Quick tour: few images in every cell. Its numbers are only indicative; run without --quick for some to cite."
+"""What the report says at its top of such a run."""
+
+
 def quick(configuration: Configuration) -> Configuration:
     """A tour of four minutes: fewer images, cells and training steps. Its numbers are only indicative."""
     configuration = configuration.resolved()
     return replace(
-        configuration, images=min(configuration.images, 32), samplers=("ddpm", "ddim"), t_stars=(2, 5), eps=(0.1,),
-        seeds=configuration.seeds[:2], draws=8, attack_steps=8, ensemble_steps=20, square_queries=200, bootstrap=200,
+        configuration, note=configuration.note or QUICK, images=min(configuration.images, 32),
+        samplers=("ddpm", "ddim"), t_stars=(2, 5), eps=(0.1,), seeds=configuration.seeds[:2], draws=8, attack_steps=8,
+        ensemble_steps=20, square_queries=200, bootstrap=200,
         training=replace(configuration.training, classifier_steps=500, denoiser_steps=1000, robust_steps=500,
                          autoencoder_steps=300),
     )

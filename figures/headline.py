@@ -10,7 +10,8 @@ QUESTION = "Does the compression of image space predict the robust accuracy that
 
 def headline(records: list[Measurement]) -> str:
     """One paragraph; says what is missing where the records do not answer yet."""
-    sentences = [_prediction(records), _sigmoid(records), _attack(records)]
+    of = lambda experiment: [m for m in records if m.experiment == experiment]  # others share quantities with them
+    sentences = [_prediction(of("prediction")), _sigmoid(of("prediction")), _attack(of("robust_accuracy"))]
     return (
         " ".join(filter(None, sentences))
         or "This run has not yet measured what answers the question; see what is missing below."

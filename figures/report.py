@@ -22,9 +22,6 @@ SECTIONS = (
 )
 """Experiments by what the reader wants to know first; each has a module here with TITLE, CAPTION, draw and tables."""
 
-QUICK_IMAGES = 32
-"""With so few images a run is a tour, whose numbers are only indicative."""
-
 
 def write_report(folder: Path) -> Path:
     """Draw the figures of a finished or unfinished run and write its report.
@@ -42,7 +39,6 @@ def write_report(folder: Path) -> Path:
         question=QUESTION,
         answer=headline(records),
         note=configuration.get("note", ""),
-        quick=configuration["images"] <= QUICK_IMAGES,
         configuration=dict(_flat(configuration)),
         budgets=", ".join(map(budget, configuration["eps"])),
         uninformative=budgets.notes(records),
@@ -96,14 +92,13 @@ def _flat(values: dict, prefix: str = "") -> Iterable[tuple[str, str]]:
 
 
 def _provenance(records: list[Measurement]) -> dict[str, str]:
-    """What determines the records; several values where a run was resumed on another machine."""
-    if not records:
-        return {}
+    """What determines the records; several values where a run was resumed on another machine, or has several data."""
+    weights = dict.fromkeys(name for m in records for name in m.run["weights_sha256"])
     rows: dict[str, Callable[[dict], object]] = {
         "machine": lambda run: run["device"],
         "versions": lambda run: ", ".join(f"{name} {version}" for name, version in run["versions"].items()),
         "data SHA-256": lambda run: run["data_sha256"],
-        **{f"{name} SHA-256": lambda run, name=name: run["weights_sha256"][name]
-           for name in records[0].run["weights_sha256"]},
+        **{f"{name} SHA-256": lambda run, name=name: run["weights_sha256"].get(name) for name in weights},
     }
-    return {name: "; ".join(dict.fromkeys(str(of(m.run)) for m in records)) for name, of in rows.items()}
+    found = {name: dict.fromkeys(of(m.run) for m in records) for name, of in rows.items()}
+    return {name: "; ".join(filter(None, values)) for name, values in found.items() if values}

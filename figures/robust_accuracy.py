@@ -32,13 +32,13 @@ def draw(folder: Path) -> Figure:
     budgets = distinct(records, "eps")
     figure = style.new_figure(3.0)
     axes = figure.subplots(1, 1 + len(budgets), sharey=True)
-    _by_effort(axes[0], records, budgets[-1])
+    _by_effort(axes[0], records, max(budgets))
     for axis, eps in zip(axes[1:], budgets, strict=True):
         _by_time(axis, records, eps)
     style.accuracy_axis(axes[0])
     titles = [f"ε = {budget(eps)}" for eps in budgets]
     shown = _shown_step(records)
-    style.letter(axes, [f"effort, t* = {shown}, {titles[-1]}", *titles])
+    style.letter(axes, [f"effort, t* = {shown}, ε = {budget(max(budgets))}", *titles])
     attacks = [Line2D([], [], color=style.GREY, linestyle=DASHES[a], label=NAMES[a]) for a in DASHES]
     style.legend_below(figure, style.sampler_handles(distinct(records, "sampler")) + attacks, 7)
     return figure

@@ -47,6 +47,12 @@ def test_every_option_is_explained_with_its_default():
     (["--t-stars", "101"], "t_star counts steps of the schedule, 0..100, got 101"),
     (["--respaced", "33"], "must divide the schedule's 1000 steps"),
     (["--seeds"], "--seeds is empty"),
+    (["--t-stars", "0", "5"], "--t-stars is at least 1, got 0"),
+    (["--bootstrap", "1"], "--bootstrap is at least 2, got 1"),
+    (["--eps-factors", "1", "-1"], "--eps-factors is above 0, got -1"),
+    (["--eps-max", "0"], "--eps-max is above 0, got 0"),
+    (["--t-stars", "1", "1"], "--t-stars says the same twice, got 1 1; say each once"),
+    (["--samplers", "ddim", "ddim"], "--samplers says the same twice, got ddim ddim"),
 ])
 def test_what_cannot_be_met_is_said_before_any_work(tmp_path, capsys, arguments, message):
     assert main(["run", "training", "--out", str(tmp_path / "out"), *arguments]) == 1
@@ -89,12 +95,15 @@ def test_quick_is_a_smaller_run_of_the_same_kind():
     full, tour = Configuration().resolved(), quick(Configuration())
     assert tour.images < full.images and set(tour.samplers) < set(full.samplers)
     assert tour.determinants().keys() == full.determinants().keys()
+    assert "Quick tour" in tour.note and quick(Configuration(note="mine")).note == "mine"
 
 
 def test_a_data_set_has_its_own_values_of_what_is_not_told():
     colour = Configuration(dataset="cifar10", images=7).resolved()
     assert (colour.images, colour.eps) == (7, (2 / 255,))
     assert Configuration().resolved().eps == (0.1, 0.2)
+    assert Configuration(t_stars=(5, 1)).resolved().t_stars == (1, 5)
+    assert [Configuration(eps=(eps,)).resolved().eps_max for eps in (0.1, 0.4)] == [0.5, 0.8]
     assert (Configuration().resolved().training.robust_eps, colour.training.robust_eps) == (0.15, 8 / 255)
 
 

@@ -34,6 +34,7 @@ class SyntheticRun:
         eps=(0.1, 0.2),
         images=128,
         seeds=(0, 1, 2),
+        note="",
     ):
         self.samplers, self.t_stars, self.eps, self.images, self.seeds = samplers, t_stars, eps, images, seeds
         self.configuration = {
@@ -48,6 +49,7 @@ class SyntheticRun:
             "draws": 16,
             "bootstrap": 1000,
             "dataset": "digits",
+            "note": note,
             "attack_steps": 12,
             "attack_restarts": 10,
             "paper_steps": 40,

@@ -97,5 +97,5 @@ def test_times_are_not_rounded():
 def test_the_precision_is_a_run_s_option_and_recorded():
     assert Configuration(precision="bfloat16").determinants()["precision"] == "bfloat16"
     assert Configuration(batch=8).determinants() == Configuration().determinants()
-    with pytest.raises(ValueError, match="--batch counts images in one compiled call, got 0"):
+    with pytest.raises(ValueError, match="--batch is at least 1, got 0"):
         Configuration(batch=0)

@@ -8,8 +8,10 @@ from html import unescape
 from pathlib import Path
 
 import pytest
-from purimetry.compression.records import RecordError
-from purimetry.figures import paper
+from purimetry.compression.records import Measurement, RecordError
+from purimetry.experiments.configuration import QUICK
+from purimetry.figures import paper, predictors
+from purimetry.figures.headline import headline
 from purimetry.figures.report import SECTIONS, write_report
 
 from .test_figures import FIGURES, SyntheticRun
@@ -52,6 +54,21 @@ def test_answer_carries_the_headline_numbers(report):
     assert "misses the measured robust accuracy by 12.0 points on average (95 % interval 9.6 to 14.4" in text(report)
     assert "Ours, the extrapolated attack, misses by 0.5 points on average" in text(report)
     assert "4.0 points higher than the converged attack" in text(report)
+
+
+def test_the_answer_is_from_its_own_experiments():
+    """Others share names of quantities: `alp_compression` of its autoencoders, `distribution` of fewer images."""
+    of = lambda experiment, quantity, value, **at: Measurement(experiment, quantity, value, 1.0, 8, "", at)
+    cell = {"sampler": "ddpm", "t_star": 5, "eps": 0.1}
+    own = [of("prediction", "measured_robust_accuracy", 60.0, **cell)]
+    for predictor in (predictors.PAPERS, predictors.OURS):
+        own += [of("prediction", quantity, 3.0, predictor=predictor) for quantity in (
+            "mean_absolute_error", "mean_absolute_error_low", "mean_absolute_error_high", "largest_error", "cost")]
+    own += [of("robust_accuracy", "robust_accuracy", value, **cell, attack=attack)
+            for attack, value in (("paper", 70.0), ("converged", 60.0))]
+    foreign = [of("alp_compression", "mean_absolute_error", 99.0, predictor=predictors.PAPERS, kind="autoencoder"),
+               of("distribution", "robust_accuracy", 99.0, **cell, attack="paper")]
+    assert headline(foreign + own) == headline(own)
 
 
 def test_papers_numbers_stand_beside_ours_and_are_labelled(report):
@@ -109,7 +126,8 @@ def test_run_without_any_records_still_has_a_page(tmp_path):
 
 
 def test_quick_tour_is_said_to_be_indicative(tmp_path):
-    assert "only indicative" in text(write_report(SyntheticRun(tmp_path / "out", images=32).write("training")))
+    run = SyntheticRun(tmp_path / "out", images=32, note=QUICK)
+    assert "only indicative" in text(write_report(run.write("training")))
 
 
 def test_folder_that_holds_no_run_is_refused(tmp_path):

@@ -37,7 +37,7 @@ def test_one_worker_is_no_process():
 
 
 def test_a_negative_number_of_workers_is_an_error():
-    with pytest.raises(ValueError, match="--workers counts processes, got -1"):
+    with pytest.raises(ValueError, match="--workers is at least 0, got -1"):
         Configuration(workers=-1)
 
 
