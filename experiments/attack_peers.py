@@ -21,6 +21,7 @@ was asked, gradients included; AutoAttack's own checks of the model are among th
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -40,7 +41,7 @@ from ..compression.networks.pure import Network
 from ..compression.networks.resnet import resnet20
 from ..compression.purifiers.diffusion import parts
 from ..compression.purifiers.identity import identity
-from ..compression.records import Arrays, Measurement
+from ..compression.records import Arrays, Measurement, digest
 from ..compression.samplers import SAMPLERS
 from ..compression.types import Classifier, Purifier
 from ..compression.weights import load_published
@@ -166,7 +167,7 @@ def clean(bench: Workbench, name: str) -> np.ndarray:
         keys = jnp.broadcast_to(d.key, len(d.images))
         return {"margin": judge_images(d.classifier, d.purifier, d.images, d.labels, keys, d.size)}
 
-    return bench.shard("attack_peers", f"{name}-clean", compute)["margin"] < 0
+    return bench.shard("attack_peers", f"{_file(bench, name)}-clean", compute)["margin"] < 0
 
 
 def pieces(bench: Workbench) -> list[Piece]:
@@ -182,7 +183,8 @@ def pieces(bench: Workbench) -> list[Piece]:
 
 def run(bench: Workbench) -> list[Measurement]:
     """Attack every defence with both, and compare them image by image."""
-    found = [m for name in each("attacks beside AutoAttack's", list(defences(bench))) for m in _measure(bench, name)]
+    found = [replace(m, run={**m.run, **_origin(bench, name)})
+             for name in each("attacks beside AutoAttack's", list(defences(bench))) for m in _measure(bench, name)]
     bench.lacking("attack_peers", [LACKING[name] for name in _lacking(bench)])
     return bench.write("attack_peers", found)
 
@@ -246,8 +248,30 @@ def _shorten(theirs, steps: int, queries: int) -> None:
 
 
 def _shard(bench: Workbench, name: str, eps: float, attack: str, by: str, compute: Callable[[], Arrays]) -> Arrays:
-    file = f"{name.replace(' ', '-').replace(',', '')}-eps{eps:.4g}-{attack}-{by}"
+    file = f"{_file(bench, name)}-eps{eps:.4g}-{attack}-{by}"
     return bench.shard("attack_peers", file, lambda: {k: np.asarray(v) for k, v in compute().items()})
+
+
+def _file(bench: Workbench, name: str) -> str:
+    """Of a defence's shards; it says which weights, where the run's folder does not."""
+    weights = _origin(bench, name).get("weights_sha256", {})
+    return "-".join([name, *(sha256[:8] for sha256 in weights.values())])
+
+
+def _origin(bench: Workbench, name: str) -> dict:
+    """What the records of a defence carry in place of the run's own data and weights."""
+    if name != RESNET20:
+        return {}
+    c = bench.configuration
+    return {
+        "configuration": {**c.determinants(), "dataset": "cifar10"}, "data_sha256": _cifar10(c.data_dir).fingerprint,
+        "weights_sha256": {"classifier": _weights_sha256(c.resnet20)},
+    }
+
+
+@cache
+def _weights_sha256(path: Path) -> str:
+    return digest(load_published(path))
 
 
 def _check(d: Defence, theirs: np.ndarray) -> None:

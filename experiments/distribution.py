@@ -23,6 +23,7 @@ robustness. A distance needs the attack whose outcome it is to explain, the rate
 
 import hashlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
@@ -83,7 +84,7 @@ class Space(NamedTuple):
     load: Callable[[], Callable]
 
     def __str__(self) -> str:
-        return self.name if self.file is None else f"{self.name}-{_mark(self.file)}"
+        return self.name if self.file is None else f"{self.name}-{_sha256(self.file)[:8]}"
 
 
 def spaces(bench: Workbench) -> list[Space]:
@@ -168,7 +169,15 @@ def run(bench: Workbench) -> list[Measurement]:
     bench.lacking("distribution", [text for name, text in LACKING.items() if not getattr(bench.configuration, name)])
     cells = [m for cell in each("distribution", bench.cells) for m in _measure(bench, cell)]
     settings = [(eps, space) for eps in bench.configuration.eps for space in spaces(bench)]
-    return bench.write("distribution", [*cells, *(m for eps, space in settings for m in _ranks(bench, eps, space))])
+    ranks = [m for eps, space in settings for m in _ranks(bench, eps, space)]
+    files = {space.name: _sha256(space.file) for space in spaces(bench) if space.file is not None}
+    return bench.write("distribution", [_provenance(m, files) for m in (*cells, *ranks)])
+
+
+def _provenance(m: Measurement, files: dict[str, str]) -> Measurement:
+    """What is of a published network's features carries the SHA-256 of its file too."""
+    used = {name: sha256 for name, sha256 in files.items() if name == m.at.get("features")}
+    return replace(m, run={**m.run, "weights_sha256": {**m.run["weights_sha256"], **used}})
 
 
 def _needed(bench: Workbench, cell: Cell) -> Iterator[Arrays]:
@@ -256,5 +265,5 @@ def _load(build: Callable, path: Path) -> Callable:
 
 
 @cache
-def _mark(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:8]
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

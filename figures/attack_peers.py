@@ -22,7 +22,8 @@ CAPTION = (
     "images does not change; lines begin where it is included."
 )
 ATTACKS = {"apgd_ce": "APGD-CE", "apgd_t": "APGD-T (DLR)", "fab_t": "FAB-T", "square": "Square", "all": "ensemble"}
-DEFENCES = {"undefended": "digits, undefended", "TRADES": "digits, TRADES", "ResNet-20": "CIFAR-10, ResNet-20"}
+DATA = {"cifar10": "CIFAR-10"}
+"""What readers call data sets, where it is not their own name."""
 LOOKS = {"ours": (style.BLUE, "o", "ours"), "autoattack": (style.VERMILION, "x", "AutoAttack")}
 COSTS = {"seconds": (style.BLACK, "D", "seconds"), "evaluations": (style.ORANGE, "s", "model evaluations")}
 
@@ -39,7 +40,7 @@ def draw(folder: Path) -> Figure:
         _accuracies(axes[0, column], found, rows)
         _costs(axes[1, column], found, rows)
         axes[0, column].set_title(name)
-    axes[0, 0].set_yticks(range(len(rows)), [f"{_name(defence)}, {budget(eps)}" for defence, eps in rows])
+    axes[0, 0].set_yticks(range(len(rows)), [f"{_name(records, defence)}, {budget(eps)}" for defence, eps in rows])
     axes[0, 0].invert_yaxis()
     axes[0, 2].set_xlabel("robust accuracy (%)")
     axes[1, 2].set_xlabel("AutoAttack's cost over ours (ratio)")
@@ -58,12 +59,12 @@ def _rows(records: list[Measurement]) -> list[tuple[str, float]]:
             for eps in distinct((m for m in records if m.at["defence"] == defence), "eps")]
 
 
-def _name(defence: str) -> str:
-    """A defence in words; a purified one is named by its sampler and t*."""
-    if defence in DEFENCES:
-        return DEFENCES[defence]
-    sampler, t_star = defence.rsplit("-t", 1)
-    return f"digits, {style.SAMPLER_NAMES[sampler]} t* = {t_star}"
+def _name(records: list[Measurement], defence: str) -> str:
+    """A defence in words, with its images; a purified one is named by its sampler and t*."""
+    data = next(m for m in records if m.at["defence"] == defence).run["configuration"]["dataset"]
+    sampler, _, t_star = defence.partition("-t")
+    known = style.SAMPLER_NAMES.get(sampler)
+    return f"{DATA.get(data, data)}, " + (f"{known} t* = {t_star}" if known else defence)
 
 
 def _accuracies(axis: Axes, records: list[Measurement], rows: list[tuple[str, float]]) -> None:
@@ -104,7 +105,7 @@ def tables(run: dict[str, list[Measurement]]) -> list[Table]:
 
 def _row(records: list[Measurement], defence: str, eps: float, attack: str) -> Row:
     at = {"defence": defence, "eps": eps, "attack": attack}
-    row = {"defence": _name(defence), "clean (%)": number(get(records, "clean_accuracy", defence=defence)),
+    row = {"defence": _name(records, defence), "clean (%)": number(get(records, "clean_accuracy", defence=defence)),
            "eps": budget(eps), "attack": ATTACKS[attack]}
     for by, (_, _, name) in LOOKS.items():
         row[f"{name}: robust (%)"] = number(find(records, "robust_accuracy", **at, by=by))
