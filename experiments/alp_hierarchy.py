@@ -97,7 +97,7 @@ def clean(bench: Workbench, name: str) -> Arrays:
 
 
 def attacked(bench: Workbench, name: str, eps: float, known: str) -> Arrays:
-    """The same after an attack; right only where also right when clean."""
+    """The same after an attack; right only where also right when clean, by another draw where single draws decide."""
 
     def compute() -> Arrays:
         d, (images, labels) = defence(bench, name), targets(bench)

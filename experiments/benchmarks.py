@@ -2,7 +2,8 @@
 
 Command: purimetry benchmarks (needs the `peers` extra; `make test` installs it)
 Time: about 3 minutes on 2 idle cores of an AMD EPYC; a busy machine says nothing, for threads wait for each other.
-Expect: on batches of 200 digits, near parity with PyTorch in float32; a gradient in an eighth of its memory.
+Expect: on batches of 200 digits, PyTorch in float32 faster, by half for gradients and rates, its bfloat16 slower; a
+gradient in an eighth of its memory.
 
 PyTorch runs eagerly in float32, in its default layout, channels-last, and in bfloat16 (which gives up precision).
 Before anything is timed, the networks' outputs and the whole purification must agree to 1e-4. Every number is the

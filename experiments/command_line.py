@@ -151,11 +151,16 @@ Command = (
 )
 
 
+def parsed(arguments: list[str] | None) -> Command:
+    """The command that these arguments say; SystemExit, with what is wrong, where they say none."""
+    return tyro.cli(Command, prog="purimetry", args=arguments, config=(tyro.conf.OmitArgPrefixes,))
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; 0 on success, 1 on an error that the message explains, 130 when interrupted."""
     warnings.showwarning = progress.warn
     try:
-        _execute(tyro.cli(Command, prog="purimetry", args=arguments, config=(tyro.conf.OmitArgPrefixes,)))
+        _execute(parsed(arguments))
     except KeyboardInterrupt:
         print("interrupted; the same command resumes where it stopped", file=sys.stderr)
         return 130

@@ -24,7 +24,8 @@ CAPTION = (
     "paper's prediction, made without any gradient of the purifier, and ours. The grey band reaches 3 points to either "
     "side of equality. Filled markers are the first budget. Bars are 95 % intervals over images."
 )
-SHOWN = {predictors.PAPERS: (style.ORANGE, "paper"), predictors.OURS: (style.BLUE, "ours")}
+SHOWN = {predictors.PAPERS: (style.ORANGE, "paper", 8), predictors.OURS: (style.BLUE, "ours", 4)}
+"""Colour, whose it is, and the size of its marker: ours lies inside the paper's where both say the same."""
 BAND = 3.0
 """Percentage points on either side of equality that are shaded."""
 FIT = "#404040"
@@ -39,7 +40,7 @@ def draw(folder: Path) -> Figure:
     left, right = (panel.subplots() for panel in panels)
     style.legend_below(panels[0], _against_rate(left, records, folder), 2)
     style.legend_below(panels[1], _against_measured(right, records), 1)
-    style.letter([left, right], ["robust accuracy follows compression", "prediction against measurement"])
+    style.letter([left, right], ["robust accuracy against compression", "prediction against measurement"])
     return figure
 
 
@@ -75,7 +76,7 @@ def _against_rate(axis: Axes, records: list[Measurement], folder: Path) -> list[
         if find(records, "sigmoid_center", eps=eps) is not None:  # few cells give none
             axis.plot(x, _sigmoid(x, records, eps), dash, color=FIT, zorder=2)
             clean = get(records, "mean_clean_accuracy", eps=eps)
-            axis.plot(0, clean.value, "D", color=style.BLACK, clip_on=False, zorder=4)
+            axis.errorbar(0, clean.value, percent_bar(clean), fmt="D", color=style.BLACK, clip_on=False, zorder=4)
     style.accuracy_axis(axis)
     axis.set(xlabel=r"expected compression rate ($\ell_2$ ratio)", xlim=(0, x[-1]))
     clean = Line2D([], [], linestyle="none", color=style.BLACK, marker="D", label="mean clean accuracy")
@@ -105,7 +106,7 @@ def _against_measured(axis: Axes, records: list[Measurement]) -> list[Line2D | P
     ends, handles = np.array([0.0, 100.0]), []
     axis.fill_between(ends, ends - BAND, ends + BAND, color=style.GREY, alpha=0.2, linewidth=0, zorder=1)
     axis.plot(ends, ends, color=style.GREY, linewidth=0.9, zorder=1)
-    for predictor, (colour, whose) in SHOWN.items():
+    for predictor, (colour, whose, size) in SHOWN.items():
         found = select(records, "predicted_robust_accuracy", predictor=predictor)
         for predicted in found:
             cell = {name: predicted.at[name] for name in ("sampler", "t_star", "eps")}
@@ -116,6 +117,7 @@ def _against_measured(axis: Axes, records: list[Measurement]) -> list[Line2D | P
                 percent_bar(predicted),
                 percent_bar(measured),
                 zorder=3,
+                markersize=size,
                 **_marker(cell, distinct(found, "eps")[0], colour),
             )
         error, name = predictors.overall(records, "mean_absolute_error", predictor), predictors.name(predictor)
@@ -126,6 +128,7 @@ def _against_measured(axis: Axes, records: list[Measurement]) -> list[Line2D | P
                 linestyle="none",
                 color=colour,
                 marker="o",
+                markersize=size,
                 label=f"{whose}: {name.removesuffix(' (paper)')}, mean error {error.value:.1f} points",
             )
         )

@@ -1,13 +1,14 @@
 """The README's examples run as they stand, one after the other, and its commands exist."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 
 import purimetry as pm
 from purimetry.experiments import models
-from purimetry.experiments.command_line import EXPERIMENTS
+from purimetry.experiments.command_line import parsed
 from purimetry.experiments.configuration import Training
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
@@ -26,12 +27,19 @@ def test_the_examples_run(tmp_path, monkeypatch, capsys):
     assert len(verdicts) == 2 and all(re.match(r"\w+: (supported|contradicted|undecided), effect", v) for v in verdicts)
 
 
-NAMED = re.findall(r"^\| `(\w+)` \| (?:Fig|Eq|App|Sec|ours)", README, re.MULTILINE)
+COMMANDS = sorted({
+    *re.findall(r"`purimetry ([^`]+)`", README), *re.findall(r"^purimetry ([^#\n]+)", README, re.MULTILINE),
+    *(f"reproduce {told}" for told in re.findall(r'ARGS="?([^`"]+)', README)),
+    *(f"run {name}" for name in re.findall(r"^\| `(?!run`)(\w+)` \|", README, re.MULTILINE)),
+})
+"""What README says to type, in a shell, in the text, by `make`, and in the tables of experiments."""
 
 
-@pytest.mark.parametrize("name", NAMED)
-def test_every_experiment_named_exists(name):
-    assert name in EXPERIMENTS
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_is_one(command):
+    """With something in place of NAME and DIR, and of the folder that `report` is named without."""
+    words = shlex.split("report out" if command == "report" else command.replace("NAME", "rates"))
+    parsed(words)
 
 
 @pytest.mark.parametrize("name", sorted(set(re.findall(r"pm\.(\w+)", README))))
