@@ -42,7 +42,7 @@ def test_classifier_resumes_and_is_published_as_the_same_function(small, tmp_pat
     torch = pytest.importorskip("torch")
     from purimetry.experiments import cifar10_classifier, publish
 
-    recipe = cifar10_classifier.Recipe(epochs=3, batch=32)
+    recipe = cifar10_classifier.Recipe(widths=(8, 8, 16), epochs=3, batch=32)
     whole = cifar10_classifier.train(small, recipe, tmp_path / "whole.pt")
     with pytest.raises(Stop):
         cifar10_classifier.train(small, recipe, tmp_path / "classifier-training.pt", interrupted_at(0.9))
