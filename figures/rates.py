@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ..compression.records import Arrays, Measurement, read_records, read_shards
+from ..compression.records import Measurement, read_records, read_shards
 from . import style
 from .selection import distinct, select
 from .table import budget, unit
@@ -20,7 +20,7 @@ CAPTION = (
     "(a) Expected compression rate against the purification step, at the first budget: mean over images and "
     "seeds, bars from the lowest to the highest seed. (b) The same at one t*, against the size of the random "
     "perturbation; dotted lines mark the attack budgets. (c) Singular values of the purifier's Jacobian at that "
-    "t*: median over images, quartiles shaded; below 1 the purifier compresses."
+    "t*: median over images, quartiles shaded; below 1 the purifier compresses. Large images have no (c)."
 )
 
 
@@ -30,11 +30,14 @@ def draw(folder: Path) -> Figure:
     records, shards = read_records(folder, "rates"), read_shards(folder, "rates")
     t_stars = distinct(records, "t_star")
     shown = t_stars[len(t_stars) // 2]
+    spectra = {sampler: shards.get(f"{sampler}-t{shown}-spectra", {}) for sampler in distinct(records, "sampler")}
+    exact = {sampler: found["singular_values"] for sampler, found in spectra.items() if "singular_values" in found}
     figure = style.new_figure(2.9)
-    left, middle, right = figure.subplots(1, 3)
-    _by_time(left, records)
-    _by_size(middle, records, shown)
-    _spectra(right, shards, distinct(records, "sampler"), shown)
+    axes = figure.subplots(1, 3 if exact else 2)
+    _by_time(axes[0], records)
+    _by_size(axes[1], records, shown)
+    if exact:
+        _spectra(axes[2], exact)
     norms = [
         Line2D([], [], color=style.GREY, linestyle=d, label=n)
         for n, d in ((r"$\ell_2$", "-"), (r"$\ell_\infty$", "--"))
@@ -42,7 +45,7 @@ def draw(folder: Path) -> Figure:
     style.legend_below(figure, style.sampler_handles(distinct(records, "sampler")) + norms, 5)
     eps = _budgets(records)[0]
     titles = [f"by step, ε = {budget(eps)}", f"by size, t* = {shown}", f"Jacobian, t* = {shown}"]
-    style.letter([left, middle, right], titles)
+    style.letter(axes, titles[: len(axes)])
     return figure
 
 
@@ -85,12 +88,8 @@ def _by_size(axis: Axes, records: list[Measurement], t_star: int) -> None:
     axis.set(xlabel=f"perturbation size ({shown.name})", ylabel="expected rate (ratio)", ylim=(0, None))
 
 
-def _spectra(axis: Axes, shards: dict[str, Arrays], samplers: list[str], t_star: int) -> None:
-    for sampler in samplers:
-        values = shards.get(f"{sampler}-t{t_star}-spectra", {}).get("singular_values")
-        if values is None:
-            axis.text(0.5, 0.5, "not computed,\nor not kept", transform=axis.transAxes, ha="center", va="center")
-            break
+def _spectra(axis: Axes, singular_values: dict[str, np.ndarray]) -> None:
+    for sampler, values in singular_values.items():
         low, middle, high = np.quantile(values, [0.25, 0.5, 0.75], axis=0)
         index = np.arange(1, len(middle) + 1)
         axis.plot(index, middle, color=style.SAMPLER_COLOURS[sampler])
