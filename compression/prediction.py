@@ -200,7 +200,7 @@ def extrapolated_margin(margins: Float[np.ndarray | Array, "*images visited"]) -
 
     Of the path's best margin so far, m_0..m_K, this is m_K + (m_K - m_{K/2}): the limit of a geometric approach that
     halves what is left every K/2 steps. An image withstands where it is < 0 for every path, and the clean margin is.
-    Of a path that was left as out of reach it is the best margin, since steps that were not taken gain nothing.
+    Steps that were not taken, of a path that was left as out of reach, count as if they gained nothing.
 
     >>> extrapolated_margin(np.array([-4.0, -3.0, -2.0, -1.75, -1.5])).tolist()
     -1.0
