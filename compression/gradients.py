@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
+from .attacks.l2 import steepest
 from .callables import as_pytree
 from .losses import Criterion, View, defended, margin
 from .purifiers.identity import identity
@@ -93,13 +94,7 @@ def cosine(a: Float[Array, "*shape"], b: Float[Array, "*shape"]) -> Scalar:
     >>> float(cosine(jnp.array([1.0, 0.0]), jnp.array([2.0, 0.0])))
     1.0
     """
-    return jnp.vdot(_unit(a), _unit(b))
-
-
-def _unit(v):
-    """v / ||v||, or 0; the largest component is taken out first, so that no square leaves the range of float32."""
-    v = v / jnp.maximum(jnp.abs(v).max(), jnp.finfo(v.dtype).tiny)
-    return v / jnp.maximum(jnp.linalg.norm(v), 1)
+    return jnp.vdot(steepest(a), steepest(b))
 
 
 def gradient(

@@ -181,9 +181,10 @@ class Configuration:
 
     def __post_init__(self):
         for name in (*LEAST, *POSITIVE, "samplers"):
-            values = getattr(self, name)
-            values = values if isinstance(values, tuple) else () if values is None else (values,)
-            option = f"--{name.replace('_', '-')}"
+            told, option = getattr(self, name), f"--{name.replace('_', '-')}"
+            values = told if isinstance(told, tuple) else () if told is None else (told,)
+            if told == ():
+                raise ValueError(f"{option} is empty; name at least one")
             if name in LEAST and any(value < LEAST[name] for value in values):
                 raise ValueError(f"{option} is at least {LEAST[name]}, got {min(values)}")
             if name in POSITIVE and not all(value > 0 for value in values):
@@ -195,9 +196,6 @@ class Configuration:
         if self.coordinator != "auto" and (self.coordinator is None) != (self.hosts == 1):
             raise ValueError("several hosts need --hosts and --coordinator, the first's address and port, on each of "
                              f"them; got --hosts {self.hosts} --coordinator {self.coordinator}")
-        for name in ("samplers", "t_stars", "eps", "seeds", "eps_factors"):
-            if getattr(self, name) == ():
-                raise ValueError(f"--{name.replace('_', '-')} is empty; name at least one")
         for name in ("inception", "clip", "resnet20"):
             if (path := getattr(self, name)) is not None and not path.is_file():
                 raise ValueError(f"--{name} {path}: there is no such file; download the weights, or leave it out")

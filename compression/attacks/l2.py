@@ -4,6 +4,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from ..randomness import normal
 from ..types import Budget, Image, Key, Scalar
@@ -16,7 +17,7 @@ def largest(shape: tuple[int, ...]) -> float:
     return math.sqrt(math.prod(shape))
 
 
-def length(perturbation: Image) -> Scalar:
+def length(perturbation: Float[Array, "*shape"]) -> Scalar:
     """The l2 norm."""
     return jnp.linalg.norm(perturbation.ravel())
 
@@ -33,7 +34,7 @@ def edge_start(x: Image, eps: Budget, key: Key) -> Image:
     return jnp.clip(x + eps * steepest(normal(key, x)), 0, 1)
 
 
-def steepest(gradient: Image) -> Image:
+def steepest(gradient: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """The direction of unit l2 norm that ascends fastest; 0 where the gradient vanishes.
 
     The largest component is taken out first, so that no square leaves the range of float32.
