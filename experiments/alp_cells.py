@@ -18,7 +18,7 @@ def lend(bench: Workbench) -> None:
     bench.lend(ALP, lambda: purifier(bench))
     bench.lend(STILL, lambda: reformer(network(bench)))
     bench.lend(VAE, lambda: vae(variational(bench)))
-    bench.lend(MAGNET, lambda: reformer(network(bench, at_sigma(0))))
+    bench.lend(MAGNET, lambda: reformer(network(bench, at_sigma(0.0))))
 
 
 def compared(bench: Workbench) -> list[Cell]:

@@ -38,7 +38,7 @@ from ..compression.statistics import spread, student
 from . import alp_hierarchy, alp_protocols, alp_tradeoff, alp_trials
 from .adversarial import targets
 from .alp_cells import ALP, STILL, lend
-from .autoencoders import STARTS, budget
+from .autoencoders import STARTS, budget, trial_weights, weights
 from .robust_accuracy import attacked
 from .verdicts import verdict
 from .workbench import BARE, Workbench, each
@@ -121,7 +121,8 @@ def run(bench: Workbench) -> list[Measurement]:
     """Judge every claim."""
     found = [m for eps in each("claims", list(bench.configuration.eps)) for m in _attacks(bench, eps)]
     judges = (_gradients, _sigma, _peak, _speed, _stable)
-    return bench.write("alp_claims", [*found, *(m for judge in judges for m in judge(bench))])
+    return bench.write("alp_claims", [*found, *(m for judge in judges for m in judge(bench))],
+                       weights(bench) | trial_weights(bench, len(STARTS)))
 
 
 def _say(bench: Workbench, found: Verdict, at: dict) -> Iterator[Measurement]:

@@ -33,6 +33,7 @@ from ..compression.records import Arrays, Measurement
 from ..compression.statistics import bootstrap
 from . import randomness
 from .alp_cells import compared
+from .autoencoders import at_sigma, variational_weights, weights
 from .minimum_perturbation import distances
 from .prediction import GRADIENTS, Evidence, probes
 from .rates import anchors, rates, spectra
@@ -74,7 +75,8 @@ def run(bench: Workbench) -> list[Measurement]:
     found = [m for cell in each("compression", cells) for m in _measure(bench, cell)]
     diffusions = [cell for cell in cells if cell.t_star]
     kinds = {"autoencoder": [cell for cell in cells if not cell.t_star], "diffusion": diffusions}
-    return bench.write("alp_compression", [*found, *(m for kind in kinds.items() for m in _predictors(bench, *kind))])
+    found += [m for kind in kinds.items() for m in _predictors(bench, *kind)]
+    return bench.write("alp_compression", found, weights(bench, {"magnet": at_sigma(0.0)}) | variational_weights(bench))
 
 
 def _exhaust(bench: Workbench, cell: Cell) -> None:

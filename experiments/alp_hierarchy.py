@@ -49,7 +49,7 @@ from ..compression.statistics import Interval, bootstrap, percentile_interval, r
 from ..compression.types import Purifier
 from .adversarial import TOGETHER, targets
 from .alp_cells import ALP, lend
-from .autoencoders import DRAWS, PGD_EPS, pgd_7
+from .autoencoders import DRAWS, PGD_EPS, pgd_7, weights
 from .progress import bar
 from .robust_accuracy import converged
 from .verdicts import interval
@@ -170,7 +170,8 @@ def pieces(bench: Workbench) -> list[Piece]:
 def run(bench: Workbench) -> list[Measurement]:
     """Attack every defence, and time purification."""
     found = [m for name in each("hierarchy", list(DEFENCES)) for m in _measure(bench, name)]
-    return bench.write("alp_hierarchy", [*found, *_fidelity(bench), *_speed(bench)])
+    return bench.write("alp_hierarchy", [*found, *_fidelity(bench), *_speed(bench)],
+                       weights(bench) | bench.robust_weights)
 
 
 def _known(name: str) -> tuple[str, ...]:

@@ -29,7 +29,7 @@ from ..compression.purifiers.autoencoder import alp
 from ..compression.purifiers.identity import identity
 from ..compression.records import Arrays, Measurement
 from ..compression.types import Purifier
-from .autoencoders import FGSM_EPS, SIGMAS, THREATS, at_sigma, margins, network, under_attack
+from .autoencoders import FGSM_EPS, SIGMAS, THREATS, at_sigma, held, margins, network, under_attack, weights
 from .workbench import Workbench, each
 from .pieces import Piece
 
@@ -75,7 +75,8 @@ def pieces(bench: Workbench) -> list[Piece]:
 
 def run(bench: Workbench) -> list[Measurement]:
     """Attack each row."""
-    return bench.write("alp_matrix", [m for row in each("alp_matrix", rows()) for m in _measure(bench, *row)])
+    return bench.write("alp_matrix", [m for row in each("alp_matrix", rows()) for m in _measure(bench, *row)],
+                       weights(bench, held(SIGMAS)))
 
 
 def _measure(bench: Workbench, reading: str, sigma: float, threat: str) -> Iterator[Measurement]:

@@ -45,7 +45,7 @@ from ..compression.records import Arrays, Measurement
 from . import preflight
 from .adversarial import TOGETHER, targets
 from .alp_cells import ALP, STILL, lend
-from .autoencoders import DRAWS, ENSEMBLE
+from .autoencoders import DRAWS, ENSEMBLE, weights
 from .progress import bar
 from .robust_accuracy import converged
 from .workbench import Workbench, each
@@ -193,7 +193,7 @@ def pieces(bench: Workbench) -> list[Piece]:
 def run(bench: Workbench) -> list[Measurement]:
     """Attack under every protocol at every budget, and measure what gradients are worth."""
     found = [m for eps in each("ALP under every protocol", list(bench.configuration.eps)) for m in _measure(bench, eps)]
-    return bench.write("alp_protocols", [*found, *_gradients(bench), *_preflight(bench)])
+    return bench.write("alp_protocols", [*found, *_gradients(bench), *_preflight(bench)], weights(bench))
 
 
 def _measure(bench: Workbench, eps: float) -> Iterator[Measurement]:

@@ -22,7 +22,7 @@ import numpy as np
 from ..compression.records import Arrays, Measurement
 from ..theory.gaussian import gaussian
 from ..theory.linear_autoencoder import learned_sigma
-from .autoencoders import COLLAPSING, NARROW, STARTS, network, sigma_path, trial
+from .autoencoders import COLLAPSING, NARROW, STARTS, network, sigma_path, trial, trial_weights, weights
 from .workbench import Workbench, each
 from .pieces import Piece
 
@@ -74,7 +74,8 @@ def pieces(bench: Workbench) -> list[Piece]:
 
 def run(bench: Workbench) -> list[Measurement]:
     """Follow sigma in every trial."""
-    return bench.write("alp_sigma", _measure(bench))
+    made_of = weights(bench, {"reconstruction": COLLAPSING}) | trial_weights(bench, len(STARTS))
+    return bench.write("alp_sigma", _measure(bench), made_of)
 
 
 def _measure(bench: Workbench) -> Iterator[Measurement]:

@@ -28,7 +28,7 @@ from ..compression.records import Arrays, Measurement
 from ..compression.types import Purifier
 from .adversarial import targets
 from .alp_matrix import purifier
-from .autoencoders import SIGMAS, THREATS, WIDE, budget, margins, network, pgd_7, under_attack
+from .autoencoders import SIGMAS, THREATS, WIDE, budget, held, margins, network, pgd_7, under_attack, weights
 from .workbench import Workbench, each
 from .pieces import Piece
 
@@ -79,7 +79,8 @@ def pieces(bench: Workbench) -> list[Piece]:
 def run(bench: Workbench) -> list[Measurement]:
     """Measure each purifier."""
     cells = each("alp_tradeoff", list(CELLS))
-    return bench.write("alp_tradeoff", [m for cell in cells for m in _measure(bench, *cell)])
+    return bench.write("alp_tradeoff", [m for cell in cells for m in _measure(bench, *cell)],
+                       weights(bench, {"wide": WIDE, **held(s for reading, s in CELLS if reading == "trained")}))
 
 
 def _measure(bench: Workbench, reading: str, sigma: float | str) -> Iterator[Measurement]:

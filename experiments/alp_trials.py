@@ -26,7 +26,9 @@ from ..compression.purifiers.autoencoder import alp
 from ..compression.purifiers.purify import purify
 from ..compression.records import Arrays, Measurement
 from .adversarial import targets
-from .autoencoders import FGSM_EPS, SIGMAS, STARTS, THREATS, budget, margins, network, pgd_7, trial, under_attack
+from .autoencoders import (
+    FGSM_EPS, SIGMAS, STARTS, THREATS, budget, margins, network, pgd_7, trial, trial_weights, under_attack,
+)
 from .workbench import Workbench, each
 from .pieces import Piece
 
@@ -67,7 +69,7 @@ def pieces(bench: Workbench) -> list[Piece]:
 def run(bench: Workbench) -> list[Measurement]:
     """Measure each trial, and how they differ."""
     found = [measured(bench, number) for number in each("alp_trials", list(range(len(STARTS))))]
-    return bench.write("alp_trials", _measure(bench, found))
+    return bench.write("alp_trials", _measure(bench, found), trial_weights(bench, len(STARTS)))
 
 
 def _measure(bench: Workbench, found: list[Arrays]) -> Iterator[Measurement]:

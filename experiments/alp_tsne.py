@@ -34,7 +34,7 @@ from ..compression.records import Arrays, Measurement
 from ..compression.statistics import bootstrap
 from .adversarial import TOGETHER, budget
 from .alp_cells import ALP, lend
-from .autoencoders import DRAWS, network, pgd_7
+from .autoencoders import DRAWS, network, pgd_7, weights
 from .progress import bar
 from .workbench import Workbench, each
 from .pieces import Piece
@@ -115,7 +115,7 @@ def pieces(bench: Workbench) -> list[Piece]:
 def run(bench: Workbench) -> list[Measurement]:
     """Map and measure what each attack and ALP do."""
     found = [m for attack in each("features", list(ATTACKS)) for m in _measure(bench, attack)]
-    return bench.write("alp_tsne", found)
+    return bench.write("alp_tsne", found, weights(bench))
 
 
 def _measure(bench: Workbench, attack: str) -> Iterator[Measurement]:

@@ -50,7 +50,7 @@ STARTS = (0.5, 0.05, 0.2, 1.0, 2.0)
 def at_sigma(sigma: float) -> Bottleneck:
     """Trained at a sigma that is held; without noise by reconstruction alone, for the rate would be infinite.
 
-    >>> at_sigma(0.5).pixel_noise == NARROW.pixel_noise, at_sigma(0).pixel_noise
+    >>> at_sigma(0.5).pixel_noise == NARROW.pixel_noise, at_sigma(0.0).pixel_noise
     (True, 0.0)
     """
     return Bottleneck(sigma=sigma, learned=False, pixel_noise=NARROW.pixel_noise if sigma else 0.0)
@@ -64,6 +64,28 @@ def network(bench: Workbench, bottleneck: Bottleneck = NARROW, trial: int = 0) -
 def variational(bench: Workbench) -> Network:
     """A VAE of ALP's sizes, as long trained."""
     return models.variational(*_what(bench, NARROW, 0))[0]
+
+
+def variational_weights(bench: Workbench) -> dict[str, str]:
+    """SHA-256 of the weights of the VAE, by its name."""
+    return {"vae": models.variational(*_what(bench, NARROW, 0))[1]}
+
+
+def weights(bench: Workbench, others: dict[str, Bottleneck] | None = None) -> dict[str, str]:
+    """SHA-256 of the weights of the run's ALP, and of other autoencoders of its seed, by name."""
+    named = {"alp": NARROW, **(others or {})}
+    return {name: models.autoencoder(*_what(bench, bottleneck, 0))[1] for name, bottleneck in named.items()}
+
+
+def held(sigmas) -> dict[str, Bottleneck]:
+    """Autoencoders trained at each sigma, by name."""
+    return {f"alp trained at sigma {sigma:g}": at_sigma(sigma) for sigma in sigmas}
+
+
+def trial_weights(bench: Workbench, trials: int) -> dict[str, str]:
+    """SHA-256 of the weights of ALP in the first so many trials, by name."""
+    numbers = {f"alp trial {number}": number for number in range(trials)}
+    return {name: models.autoencoder(*_what(bench, trial(number), number))[1] for name, number in numbers.items()}
 
 
 def sigma_path(bench: Workbench, bottleneck: Bottleneck = NARROW, trial: int = 0) -> np.ndarray:

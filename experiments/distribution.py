@@ -23,7 +23,6 @@ robustness. A distance needs the attack whose outcome it is to explain, the rate
 
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
@@ -41,7 +40,7 @@ from .progress import bar
 from .rates import rates
 from .robust_accuracy import attacked, protocols
 from .verdicts import interval
-from .workbench import Cell, Workbench, each
+from .workbench import Cell, Workbench, each, made_with
 from .pieces import Piece
 
 IMAGES = 128
@@ -177,7 +176,7 @@ def run(bench: Workbench) -> list[Measurement]:
 def _provenance(m: Measurement, files: dict[str, str]) -> Measurement:
     """What is of a published network's features carries the SHA-256 of its file too."""
     used = {name: sha256 for name, sha256 in files.items() if name == m.at.get("features")}
-    return replace(m, run={**m.run, "weights_sha256": {**m.run["weights_sha256"], **used}})
+    return made_with(m, used)
 
 
 def _needed(bench: Workbench, cell: Cell) -> Iterator[Arrays]:

@@ -6,6 +6,7 @@ import sys
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from functools import cached_property, partial
 from importlib.metadata import version
 from typing import NamedTuple
@@ -106,9 +107,12 @@ class Workbench:
     @cached_property
     def robust_classifier(self) -> Network:
         """An adversarially trained classifier: that of the run, or the same network as the classifier trained here."""
-        if found := self._given.get("robust_classifier"):
-            return found.network
-        return models.robust_classifier(self.configuration.training, self.dataset, self.configuration.cache)[0]
+        return self._robust_classifier[0]
+
+    @property
+    def robust_weights(self) -> dict[str, str]:
+        """SHA-256 of its weights, by its name."""
+        return {"robust_classifier": self._robust_classifier[1]}
 
     @cached_property
     def denoiser(self) -> NoisePredictor:
@@ -170,6 +174,12 @@ class Workbench:
         if found := self._given.get("classifier"):
             return found.network, found.sha256
         return models.classifier(self.configuration.training, self.dataset, self.configuration.cache)
+
+    @cached_property
+    def _robust_classifier(self) -> tuple[Network, str]:
+        if found := self._given.get("robust_classifier"):
+            return found.network, found.sha256
+        return models.robust_classifier(self.configuration.training, self.dataset, self.configuration.cache)
 
     @cached_property
     def _denoiser(self) -> tuple[Network, str]:
@@ -245,9 +255,11 @@ class Workbench:
         """Arrays of one piece of work, computed once per run."""
         return self.folder.shard(experiment, name, compute)
 
-    def write(self, experiment: str, measurements: Iterable[Measurement]) -> list[Measurement]:
-        """Write an experiment's records."""
-        return self.folder.write(experiment, measurements)
+    def write(
+        self, experiment: str, measurements: Iterable[Measurement], weights: dict[str, str] | None = None
+    ) -> list[Measurement]:
+        """Write an experiment's records; weights: SHA-256 of networks that only this experiment uses, by name."""
+        return self.folder.write(experiment, [made_with(m, weights or {}) for m in measurements])
 
     def describe(self, experiment: str, text: str) -> None:
         """Keep how an experiment was computed beside its records, for the report."""
@@ -278,6 +290,11 @@ class Workbench:
             "data_sha256": self.dataset.fingerprint,
             "weights_sha256": {name: sha256 for name, (_, sha256) in self._networks.items()},
         }
+
+
+def made_with(m: Measurement, weights: dict[str, str]) -> Measurement:
+    """The measurement, whose provenance names more networks by the SHA-256 of their weights."""
+    return replace(m, run={**m.run, "weights_sha256": {**m.run["weights_sha256"], **weights}})
 
 
 def _exhaust(measure, bench, cell) -> None:

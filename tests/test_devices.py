@@ -23,8 +23,8 @@ from functools import partial
 data, n = pm.digits(), 13
 images, labels, xi = data.test_images[:n], data.test_labels[:n], pm.configurations(0, np.arange(n))
 stir = lambda net, seed: jax.tree.map(lambda a: a + 0.1 * jax.random.normal(jax.random.key(seed), a.shape), net)
-denoiser = jax.jit(lambda: stir(pm.pure(pm.UNet(1, (4, 8), rngs=nnx.Rngs(0))), 1))()
-classifier = jax.jit(lambda: stir(pm.pure(pm.ConvNet((8, 8, 1), 10, (4, 8), rngs=nnx.Rngs(2))), 3))()
+denoiser = jax.jit(lambda: stir(pm.pure(pm.UNet(1, (4,), groups=4, rngs=nnx.Rngs(0))), 1))()
+classifier = jax.jit(lambda: stir(pm.pure(pm.ConvNet((8, 8, 1), 10, (4,), rngs=nnx.Rngs(2))), 3))()
 purifier = pm.diffusion(denoiser, pm.ddpm(pm.respaced(pm.linear(), 100), t_star=2))
 labels = np.asarray(jax.vmap(classifier)(images).argmax(1))
 eps = np.full(n, 0.1, np.float32)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 TINY = (
-    "run", "prediction", "--images", "4", "--samplers", "ddim", "--t-stars", "1", "2", "--eps", "0.1", "--seeds", "0",
+    "run", "prediction", "--images", "4", "--samplers", "ddim", "--t-stars", "2", "--eps", "0.1", "--seeds", "0",
     "--draws", "2", "--attack-steps", "2", "--attack-restarts", "2", "--paper-steps", "4", "--bootstrap", "10",
     "--batch", "4",
     "--classifier-steps", "100", "--denoiser-steps", "300", "--classifier-channels", "8", "--denoiser-channels", "8",
@@ -55,7 +55,7 @@ def test_killed_runs_end_with_the_same_bytes(tmp_path):
     moments = (
         (2, lambda: list(cache.glob("denoiser-*-training.safetensors"))),
         (1, lambda: shards() >= 2),
-        (2, lambda: shards() >= 7),
+        (2, lambda: shards() >= 3),
         (2, lambda: list(out.glob("prediction/shards/*.npz"))),
     )
     for workers, moment in moments:
@@ -71,7 +71,7 @@ def test_killed_runs_end_with_the_same_bytes(tmp_path):
 
     finish(start(tmp_path / "undisturbed", tmp_path / "other-cache"))
     ours, theirs = files(out), files(tmp_path / "undisturbed")
-    assert ours.keys() == theirs.keys() and len(ours) > 8
+    assert ours.keys() == theirs.keys() and len(ours) == 8
     assert all(ours[name] == theirs[name] for name in ours)
 
 
