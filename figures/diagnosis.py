@@ -18,7 +18,7 @@ TITLE = "Why the paper's prediction misses"
 CAPTION = (
     "Contributions that add up from the prediction at clean images, S_clean(rate x eps), to the measured robust "
     "accuracy. Causes that lower it are stacked below 0, causes that raise it above; the diamond is their sum, "
-    "measured minus predicted. Columns are samplers, rows budgets."
+    "measured minus predicted, in percentage points. Columns are samplers, rows budgets."
 )
 COLOURS = {
     "anchor_shift": style.SKY,
@@ -48,10 +48,10 @@ def draw(folder: Path) -> Figure:
     for row, eps in zip(axes, budgets, strict=True):
         for axis, sampler in zip(row, samplers, strict=True):
             _stack(axis, select(records, "contribution", sampler=sampler, eps=eps))
-        row[0].set_ylabel("contribution\n(percentage points)")
+        row[0].set_ylabel(f"contribution at\nε = {budget(eps)} (points)")
     for axis in axes[-1]:
         axis.set_xlabel("purification step t* (steps)")
-    style.letter(axes.ravel(), [f"{style.SAMPLER_NAMES[s]}, ε = {budget(eps)}" for eps in budgets for s in samplers])
+    style.letter(axes.ravel(), [style.SAMPLER_NAMES[s] for _ in budgets for s in samplers])
     total, *causes = axes[0, 0].get_legend_handles_labels()[0]  # lines come before bars
     style.legend_below(figure, [*causes, total], 4)
     return figure
