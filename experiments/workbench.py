@@ -171,21 +171,21 @@ class Workbench:
 
     @cached_property
     def _classifier(self) -> tuple[Network, str]:
-        if found := self._given.get("classifier"):
-            return found.network, found.sha256
-        return models.classifier(self.configuration.training, self.dataset, self.configuration.cache)
+        return self._given_or_trained("classifier", models.classifier)
 
     @cached_property
     def _robust_classifier(self) -> tuple[Network, str]:
-        if found := self._given.get("robust_classifier"):
-            return found.network, found.sha256
-        return models.robust_classifier(self.configuration.training, self.dataset, self.configuration.cache)
+        return self._given_or_trained("robust_classifier", models.robust_classifier)
 
     @cached_property
     def _denoiser(self) -> tuple[Network, str]:
-        if found := self._given.get("denoiser"):
+        return self._given_or_trained("denoiser", models.denoiser)
+
+    def _given_or_trained(self, name: str, train: Callable) -> tuple[Network, str]:
+        """A network and its weights' SHA-256."""
+        if found := self._given.get(name):
             return found.network, found.sha256
-        return models.denoiser(self.configuration.training, self.dataset, self.configuration.cache)
+        return train(self.configuration.training, self.dataset, self.configuration.cache)
 
     @cached_property
     def _velocity(self) -> tuple[Network, str]:

@@ -84,10 +84,9 @@ def smaller(*told):
     return *others, replace(bottleneck, latent=bottleneck.latent // 16, channels=(4, 8), batch=16)
 
 
-ALP = {name for name in EXPERIMENTS if name.startswith("alp_")}
-
 JOINED = {"alp_claims": ("alp_hierarchy", "alp_protocols", "alp_tradeoff", "alp_trials")}
 """Experiments whose work another one does itself where it is lacking."""
+
 
 def shards(folder: Path) -> dict[str, int]:
     return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in folder.glob("*/shards/*.npz")}
@@ -107,7 +106,7 @@ def test_an_experiment_measures_resumes_and_is_shown(name, folder, monkeypatch):
     records = experiment.run(bench)
     assert records and all(m.experiment == name and np.isfinite(m.value) and m.n >= 1 for m in records)
     assert any(m.se is not None for m in records) or name == "preflight"  # whose records are verdicts
-    weights = {"classifier", "denoiser", *(["alp"] if name in ALP else [])}
+    weights = {"classifier", "denoiser", *(["alp"] if name.startswith("alp_") else [])}
     assert all(weights <= {of.split(" trial")[0] for of in m.run["weights_sha256"]} for m in records)
     before, written = shards(bench.folder.path), (folder / f"out/{name}/records.jsonl").read_bytes()
 
