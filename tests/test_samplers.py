@@ -143,6 +143,23 @@ def test_memory_of_a_gradient_grows_only_with_the_trajectory():
         return lowered.compile().memory_analysis().temp_size_in_bytes
 
     assert temporary(100) < 1.5 * temporary(10)
+    assert temporary(100) < 1.5 * temporary(samplers.SHORT + 1)
+    assert temporary(samplers.SHORT) < 10 * temporary(samplers.SHORT + 1)  # of what convolutions gave in SHORT steps
+
+
+def test_what_a_gradient_keeps_does_not_change_it(monkeypatch):
+    steps = samplers.ddpm(SCHEDULE, samplers.SHORT)
+
+    def gradient():
+        ascent = lambda x: samplers.run(steps, stirred(UNET), x, XIS[0]).sum()
+        return jax.jit(jax.grad(ascent))(IMAGES[0])
+
+    kept = gradient()
+    monkeypatch.setattr(samplers, "SHORT", 0)
+    recomputed = gradient()
+    assert np.abs(kept).max() > 0.1
+    # The same sums in another order: float32's rounding, grown through 16 steps.
+    np.testing.assert_allclose(kept, recomputed, rtol=1e-4, atol=1e-5)
 
 
 def test_purification_compiles_once_for_all_samplers_shards_and_seeds():
