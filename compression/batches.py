@@ -23,9 +23,9 @@ SHARD, VALUES = 64, 49_152
 """Images that a device is given in one compiled call: at most SHARD, and no more than VALUES numbers of them in all (16
 CIFAR images), for what a gradient keeps of a large image is large."""
 
-BYTES = 65_536
+BYTES = 98_304
 """Memory for each of those numbers where the device says how much it has (accelerators do). A gradient through Ho et
-al.'s UNet holds 11 kB; a rate holds several draws."""
+al.'s UNet holds 21 kB, through up to 16 steps at most 72; a rate holds several draws."""
 
 _told: ContextVar[int | None] = ContextVar("told", default=None)
 

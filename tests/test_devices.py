@@ -61,7 +61,7 @@ def test_a_call_takes_what_the_devices_memory_allows(monkeypatch):
     for gigabytes in (4, 16, 80):
         monkeypatch.setattr(batches, "_memory", lambda: gigabytes * 10**9)
         sizes[gigabytes] = shard_size(cifar), shard_size(imagenet)
-    assert sizes == {4: (16, 1), 16: (64, 1), 80: (64, 4)}
+    assert sizes == {4: (8, 1), 16: (32, 1), 80: (64, 4)}
 
 
 @pytest.mark.parametrize("told, size, rows", [
