@@ -17,10 +17,10 @@ __all__ = ["TITLE", "CAPTION", "draw", "tables"]
 
 TITLE = "Compression rates"
 CAPTION = (
-    "(a) Expected compression rate against the purification step, at the first budget: mean over images and "
-    "seeds, bars from the lowest to the highest seed. (b) The same at one t*, against the size of the random "
-    "perturbation; dotted lines mark the attack budgets. (c) Singular values of the purifier's Jacobian at that "
-    "t*: median over images, quartiles shaded; below 1 the purifier compresses. Large images have no (c)."
+    "By step: expected compression rate against the purification step, at the first budget: mean over images and "
+    "seeds, bars from the lowest to the highest seed. By size, where more than one was measured: the same at one t*, "
+    "against the size of the random perturbation; dotted lines mark the attack budgets. Jacobian, where images are "
+    "small: its singular values at that t*, median over images, quartiles shaded; below 1 the purifier compresses."
 )
 
 
@@ -32,20 +32,22 @@ def draw(folder: Path) -> Figure:
     shown = t_stars[len(t_stars) // 2]
     spectra = {sampler: shards.get(f"{sampler}-t{shown}-spectra", {}) for sampler in distinct(records, "sampler")}
     exact = {sampler: found["singular_values"] for sampler, found in spectra.items() if "singular_values" in found}
-    figure = style.new_figure(2.9)
-    axes = figure.subplots(1, 3 if exact else 2)
-    _by_time(axes[0], records)
-    _by_size(axes[1], records, shown)
+    panels = {f"by step, ε = {budget(_budgets(records)[0])}": lambda axis: _by_time(axis, records)}
+    if len(distinct(select(records, "rate_l2"), "eps")) > 1:
+        panels[f"by size, t* = {shown}"] = lambda axis: _by_size(axis, records, shown)
     if exact:
-        _spectra(axes[2], exact)
+        panels[f"Jacobian, t* = {shown}"] = lambda axis: _spectra(axis, exact)
+    figure = style.new_figure(2.9)
+    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axis, panel in zip(axes, panels.values(), strict=True):
+        panel(axis)
     norms = [
         Line2D([], [], color=style.GREY, linestyle=d, label=n)
         for n, d in ((r"$\ell_2$", "-"), (r"$\ell_\infty$", "--"))
     ]
-    style.legend_below(figure, style.sampler_handles(distinct(records, "sampler")) + norms, 5)
-    eps = _budgets(records)[0]
-    titles = [f"by step, ε = {budget(eps)}", f"by size, t* = {shown}", f"Jacobian, t* = {shown}"]
-    style.letter(axes, titles[: len(axes)])
+    handles = style.sampler_handles(distinct(records, "sampler")) + norms
+    style.legend_below(figure, handles, min(len(handles), 6))
+    style.letter(axes, list(panels))
     return figure
 
 
