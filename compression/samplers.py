@@ -18,7 +18,6 @@ from .networks.convolution import is_convolution
 from .schedules import Schedule
 from .types import Image, Key, NoisePredictor
 
-
 SHORT, SMALL = 16, 4096
 """Steps of a trajectory, and values of an image, up to which a gradient keeps what the network's convolutions gave."""
 

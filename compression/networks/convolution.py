@@ -62,8 +62,8 @@ def convolve_strided(
 def is_convolution(primitive: Primitive, *_, **__) -> bool:
     """Whether a primitive is a convolution, ours or `lax`'s: a policy of `jax.checkpoint` that keeps their results.
 
-    What is recomputed between them (normalisation, activation) is cheap, and a gradient with respect to the image needs
-    nothing else.
+    What is then computed twice (normalisation, activation, pointwise layers) is cheap, and a convolution's gradient
+    with respect to its image needs nothing else.
 
     >>> import jax, jax.numpy as jnp
     >>> network = lambda x: jnp.tanh(convolve(x, jnp.ones((3, 3, 1, 1))))
