@@ -2,8 +2,8 @@
 
 Command: purimetry benchmarks --denoiser FOLDER (a UNet2DModel in diffusers' format, as google/ddpm-cifar10-32)
 Time: a minute or two on an idle CPU with the options below; on an accelerator take --images 64 --t-stars 10 50.
-Expect: a gradient about three times as long as a purification, for it computes every step again and then backwards (two
-to two and a half times up to 16 steps, of which it keeps what convolutions gave).
+Expect: a gradient about three times as long as a purification, for it computes every step again and then backwards
+(less up to 16 steps, of which it keeps what convolutions gave).
 
 One purification is t* evaluations of the denoiser, one attack step a gradient through all of them. Both are timed in
 float32 and with the denoiser in bfloat16, and compared with the device's own rate of matrix products in that precision.
