@@ -1,4 +1,4 @@
-"""The README's examples run as they stand, one after the other, and its commands exist."""
+"""The README's examples run as they stand, one after the other; its commands, and those of `docs/`, exist."""
 
 import re
 import shlex
@@ -11,7 +11,10 @@ from purimetry.experiments import models
 from purimetry.experiments.command_line import parsed
 from purimetry.experiments.configuration import Training
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+PAGES = {"README.md": README} | {f"docs/{path.name}": path.read_text() for path in sorted(ROOT.glob("docs/*.md"))}
+TEXT = "\n".join(PAGES.values())
 
 
 def test_the_examples_run(tmp_path, monkeypatch, capsys):
@@ -28,11 +31,11 @@ def test_the_examples_run(tmp_path, monkeypatch, capsys):
 
 
 COMMANDS = sorted({
-    *re.findall(r"`purimetry ([^`]+)`", README), *re.findall(r"^purimetry ([^#\n]+)", README, re.MULTILINE),
-    *(f"reproduce {told}" for told in re.findall(r'ARGS="?([^`"]+)', README)),
+    *re.findall(r"`purimetry ([^`]+)`", TEXT), *re.findall(r"^purimetry ([^#\n]+)", README, re.MULTILINE),
+    *(f"reproduce {told}" for told in re.findall(r'ARGS="?([^`"]+)', TEXT)),
     *(f"run {name}" for name in re.findall(r"^\| `(?!run`)(\w+)` \|", README, re.MULTILINE)),
 })
-"""What README says to type, in a shell, in the text, by `make`, and in the tables of experiments."""
+"""What the pages say to type, in a shell, in the text, by `make`, and in the tables of experiments."""
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -42,10 +45,18 @@ def test_every_command_is_one(command):
     parsed(words)
 
 
-@pytest.mark.parametrize("name", sorted(set(re.findall(r"pm\.(\w+)", README))))
+@pytest.mark.parametrize("name", sorted(set(re.findall(r"pm\.(\w+)", TEXT))))
 def test_every_name_is_public(name):
     assert name in pm.__all__
     assert getattr(pm, name).__doc__
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_link_leads_somewhere(page):
+    """And every page of `docs/` is reached from the README."""
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", PAGES[page])
+    assert all(((ROOT / page).parent / link).exists() for link in links)
+    assert page == "README.md" or f"]({page})" in README
 
 
 def test_an_unknown_name_is_said():
