@@ -78,6 +78,7 @@ _HOME = {
     "compression.statistics": ("bootstrap", "images_to_decide", "kolmogorov_smirnov", "log_rank", "spearman"),
     "compression.step_rates": ("step_rates",),
     "compression.survival": ("fit_zero_inflated_gaussian", "kaplan_meier", "minimum_perturbations"),
+    "compression.torch_models": ("torch_classifier", "torch_denoiser", "torch_purifier"),
     "compression.trajectories": ("distances_along", "trajectory"),
     "compression.variance": ("mean_over_pairs", "stochasticity"),
     "compression.weights": ("ddpm_unet", "load_published"),

@@ -30,6 +30,15 @@ def test_the_examples_run(tmp_path, monkeypatch, capsys):
     assert len(verdicts) == 2 and all(re.match(r"\w+: (supported|contradicted|undecided), effect", v) for v in verdicts)
 
 
+@pytest.mark.peer
+def test_the_examples_of_your_own_run(capsys):
+    pytest.importorskip("torch")
+    names = {}
+    for example in re.findall(r"```python\n(.*?)```", PAGES["docs/own.md"], re.DOTALL):
+        exec(compile(example, "docs/own.md", "exec"), names)
+    assert re.fullmatch(r"rate \d\.\d{3}\nrobust \d+\.\d%\n", capsys.readouterr().out)
+
+
 COMMANDS = sorted({
     *re.findall(r"`purimetry ([^`]+)`", TEXT), *re.findall(r"^purimetry ([^#\n]+)", README, re.MULTILINE),
     *(f"reproduce {told}" for told in re.findall(r'ARGS="?([^`"]+)', TEXT)),

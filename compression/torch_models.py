@@ -1,0 +1,167 @@
+"""Networks and purifiers that stay in PyTorch, seen as functions of one image that JAX maps, compiles and pulls back.
+
+A call leaves the compiled program for PyTorch and comes back with the result (`jax.pure_callback`), a whole batch at a
+time. That is slower than a network put into JAX (`networks.from_torch`), and has derivatives of reverse mode only:
+rates, attacks, minimum perturbations and predictors work, `jacobian`, `push` and what is made of them do not.
+"""
+
+from collections.abc import Callable
+from threading import Lock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .types import Classifier, NoisePredictor, Purifier
+
+_generators = Lock()
+"""Held by whoever draws from PyTorch's generators, which all of a process's devices share."""
+
+
+def torch_classifier(model: Callable) -> Classifier:
+    """A PyTorch classifier as a function of one image, with its gradient.
+
+    model: a module or function from pixels in [0, 1], [n, channel, height, width], to logits [n, classes]; it
+        normalises inside. A module is called where its parameters lie, a function with tensors on the CPU.
+
+    Raises ValueError for a module in training mode, whose output would depend on the batch.
+
+    >>> import torch
+    >>> classifier = torch_classifier(torch.nn.Flatten().eval())
+    >>> jax.vmap(classifier)(jnp.ones((5, 2, 2, 3))).shape
+    (5, 12)
+    """
+    return _differentiable(_placed(model))
+
+
+def torch_denoiser(model: Callable) -> NoisePredictor:
+    """A PyTorch noise predictor, for `diffusion` to sample with.
+
+    model: from x_t in the diffusion's own range, [n, channel, height, width], and times [n] to the noise, of x_t's
+        shape: of diffusers' `UNet2DModel`, `lambda x, t: unet(x, t).sample`. As in `torch_classifier` otherwise.
+
+    >>> denoiser = torch_denoiser(lambda x_t, t: x_t * t[:, None, None, None])
+    >>> denoiser(jnp.ones((1, 2, 1)), jnp.float32(3)).ravel().tolist()
+    [3.0, 3.0]
+    """
+    return _differentiable(_placed(model))
+
+
+def torch_purifier(purify: Callable) -> Purifier:
+    """A PyTorch purifier with its randomness fixed: PyTorch's generators start from xi at every image.
+
+    purify: from one image, [1, channel, height, width] in [0, 1], to the purified one, of the same shape. What it draws
+        from PyTorch's own generators is held by xi, what it draws elsewhere is not, and `check_purifier` finds it.
+        As in `torch_classifier` otherwise. A purifier that hides its gradient (`torch.no_grad`) has rates and anchors,
+        and can be attacked through `straight_through` (BPDA).
+
+    >>> import torch
+    >>> purifier = torch_purifier(lambda x: (x + 0.1 * torch.randn_like(x)).clamp(0, 1))
+    >>> one, two = jax.random.split(jax.random.key(0))
+    >>> x = jnp.full((2, 2, 1), 0.5)
+    >>> bool((purifier(x, one) == purifier(x, one)).all()), bool((purifier(x, one) == purifier(x, two)).all())
+    (True, False)
+    """
+    import torch
+
+    placed = _placed(purify)
+
+    def seeded(x, words):
+        with _generators, torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+            purified = []
+            for image, (high, low) in zip(x, words.tolist(), strict=True):
+                torch.manual_seed(high << 32 | low)
+                purified.append(placed(image[None]))
+        return torch.cat(purified)
+
+    apply = _differentiable(seeded)
+    return lambda x, key: apply(x, jax.random.bits(key, 2, "uint32"))
+
+
+def _placed(model: Callable) -> Callable:
+    """Tensors where a module's parameters lie; a function finds them on the CPU."""
+    import torch
+
+    if not isinstance(model, torch.nn.Module):
+        return model
+    if model.training:
+        raise ValueError("the PyTorch module is in training mode, where its output depends on the batch; call .eval()")
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    return lambda *tensors: model(*(tensor.to(device) for tensor in tensors))
+
+
+def _differentiable(function: Callable) -> Callable:
+    """A PyTorch function of [n, channel, height, width] and of other batched arrays, as JAX's of one [height, width,
+    channel] and one of each of the others; its derivative is in the image alone.
+    """
+
+    def evaluate(x, *others):
+        return _outwards(function(_inwards(x), *_tensors(others)))
+
+    def pull(x, cotangent, *others):
+        import torch
+
+        with torch.enable_grad():
+            x = _inwards(x).requires_grad_()
+            result = function(x, *_tensors(others))
+            if not result.requires_grad:
+                raise ValueError("the PyTorch function has no gradient, for it runs under torch.no_grad or detaches; "
+                                 "take that away, or attack through pm.straight_through")
+            given = _inwards(cotangent) if result.ndim == 4 else _tensors([cotangent])[0]
+            (slope,) = torch.autograd.grad(result, x, given.to(result))
+        return _outwards(slope)
+
+    @jax.custom_vjp
+    def apply(x, *others):
+        like = _shaped(evaluate(*_zeros(x, *others)))
+        return jax.pure_callback(_flat(evaluate, 3), like, x, *others, vmap_method="broadcast_all")
+
+    def forward(x, *others):
+        return apply(x, *others), (x, others)
+
+    def backward(kept, cotangent):
+        x, others = kept
+        pull(*_zeros(x, cotangent, *others))  # what is wrong is said here, and not from inside a compiled program
+        slope = jax.pure_callback(_flat(pull, 3), _shaped(x[None]), x, cotangent, *others, vmap_method="broadcast_all")
+        return slope, *(None for _ in others)
+
+    apply.defvjp(forward, backward)
+    return apply
+
+
+def _inwards(images):
+    """[n, height, width, channel] of NumPy to PyTorch's [n, channel, height, width]."""
+    import torch
+
+    return torch.from_numpy(np.array(images, np.float32)).permute(0, 3, 1, 2).contiguous()
+
+
+def _outwards(result):
+    result = result.detach().float().cpu()
+    return (result.permute(0, 2, 3, 1) if result.ndim == 4 else result).numpy()
+
+
+def _tensors(arrays):
+    import torch
+
+    return [torch.from_numpy(np.array(array)) for array in arrays]
+
+
+def _zeros(*likes):
+    """A batch of one, of nothing but zeros."""
+    return [np.zeros((1, *like.shape), like.dtype) for like in likes]
+
+
+def _shaped(batch):
+    return jax.ShapeDtypeStruct(batch.shape[1:], jnp.float32)
+
+
+def _flat(function, rank):
+    """Any number of batch axes as one, for the first array has `rank` axes of its own."""
+
+    def call(first, *others):
+        batch = np.shape(first)[: np.ndim(first) - rank]
+        result = function(*(np.reshape(array, (-1, *np.shape(array)[len(batch):])) for array in (first, *others)))
+        return result.reshape(*batch, *result.shape[1:])
+
+    return call

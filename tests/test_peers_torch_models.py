@@ -1,0 +1,154 @@
+"""Models that stay in PyTorch, against the same weights in JAX: through every measurement that takes them."""
+
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import purimetry as pm
+
+pytestmark = pytest.mark.peer
+torch = pytest.importorskip("torch")
+twins = pytest.importorskip("purimetry.experiments.torch_twins")
+
+N = 6
+IMAGES = np.random.default_rng(0).uniform(0, 1, (N, 8, 8, 1)).astype(np.float32)
+XI = pm.configurations(0, np.arange(N))
+FLOAT = dict(rtol=1e-4, atol=1e-5)  # float32 sums of some hundred products, through several layers
+
+
+def stirred(network, seed):
+    """Every weight moved, so that no output is near zero."""
+    return jax.tree.map(lambda a: a + 0.2 * jax.random.normal(jax.random.key(seed), a.shape), network)
+
+
+def twin(build, network):
+    return build(nnx.merge(network.graph, network.state)).eval()
+
+
+@pytest.fixture(scope="module")
+def classifiers():
+    ours = stirred(pm.pure(pm.ConvNet((8, 8, 1), 10, (4,), rngs=nnx.Rngs(0))), 1)
+    return ours, pm.torch_classifier(twin(twins.ConvNet, ours))
+
+
+@pytest.fixture(scope="module")
+def denoisers():
+    ours = stirred(pm.pure(pm.UNet(1, (4,), groups=4, rngs=nnx.Rngs(2))), 3)
+    unet = twin(twins.UNet, ours)
+    return ours, pm.torch_denoiser(lambda x_t, t: unet(x_t, t[0]))  # the twin takes one time: all are in one step
+
+
+@pytest.fixture(scope="module")
+def purifiers(denoisers):
+    return [pm.diffusion(denoiser, pm.ddpm(pm.respaced(pm.linear(), 100), 2)) for denoiser in denoisers]
+
+
+def noised(x):
+    """0.8 x plus noise: everything about it is known."""
+    return 0.8 * x + 0.1 + 0.05 * torch.rand_like(x)
+
+
+def test_a_classifier_and_its_gradient_equal_ours(classifiers):
+    ours, theirs = (
+        jax.jit(lambda x, c=c: (jax.vmap(c)(x), jax.vmap(jax.grad(lambda x: c(x)[3]))(x)))(IMAGES) for c in classifiers
+    )
+    for one, other in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(other, one, **FLOAT)
+
+
+def test_a_batch_of_batches_is_one(classifiers):
+    """As an expectation over randomness asks for it."""
+    _, classifier = classifiers
+    grid = IMAGES.reshape(2, 3, 8, 8, 1)
+    slope = jax.vmap(jax.grad(lambda x: classifier(x)[0]))
+    np.testing.assert_allclose(jax.vmap(slope)(grid).reshape(IMAGES.shape), slope(IMAGES), **FLOAT)
+
+
+def test_rates_attacks_and_minimum_perturbations_equal_ours(classifiers, purifiers):
+    """Purified by our sampler with their denoiser. Signs of gradients near zero may differ: margins to a hundredth."""
+    labels = np.asarray(jax.vmap(classifiers[0])(IMAGES).argmax(1))
+
+    def measured(classifier, purifier):
+        rates = pm.over_images(partial(pm.expected_rates, draws=2), (purifier,), IMAGES, XI, np.full(N, 0.1))
+        attacked = pm.attack_images(partial(pm.pgd, steps=5), classifier, purifier, IMAGES, labels, XI, eps=0.03)
+        least = pm.minimum_perturbations(partial(pm.pgd, steps=5), classifier, IMAGES, labels, halvings=4)
+        return rates.l2.mean, attacked.margin, least.distance
+
+    with pm.calls_of(N):
+        (rates, margins, least), theirs = (measured(*pair) for pair in zip(classifiers, purifiers, strict=True))
+    np.testing.assert_allclose(theirs[0], rates, rtol=1e-3)  # a difference of two outputs, 0.1 apart
+    np.testing.assert_allclose(theirs[1], margins, rtol=1e-2, atol=1e-2)
+    np.testing.assert_allclose(theirs[2], least, rtol=0, atol=1 / 2**4)  # one halving
+    assert len(np.unique(least)) > 2
+
+
+def test_a_purifiers_randomness_is_its_keys():
+    purifier = pm.torch_purifier(noised)
+    pm.check_purifier(purifier, IMAGES, XI)
+    whole = pm.purify(purifier, IMAGES, XI)
+    np.testing.assert_array_equal(pm.purify(purifier, IMAGES[4:], XI[4:]), whole[4:])
+    other = pm.purify(purifier, IMAGES, pm.configurations(1, np.arange(N)))
+    assert (other != whole).mean() > 0.99
+    assert abs(np.mean(whole - 0.8 * IMAGES - 0.1) - 0.025) < 4 * 0.05 / np.sqrt(12 * whole.size)
+
+
+def test_threads_do_not_share_a_purifiers_randomness():
+    """As the devices of one process have a thread each, and PyTorch one generator for all of them."""
+
+    def drawn_at_length(x):
+        return sum(noised(x) for _ in range(50)) / 50
+
+    purifier = jax.jit(pm.torch_purifier(drawn_at_length))
+    alone = [np.asarray(purifier(IMAGES[0], key)) for key in XI]
+    with ThreadPoolExecutor(4) as threads:
+        for _ in range(5):
+            together = threads.map(lambda key: np.asarray(purifier(IMAGES[0], key)), list(XI))
+            np.testing.assert_array_equal(list(together), alone)
+
+
+def test_pytorchs_own_generator_is_left_as_it_was():
+    torch.manual_seed(3)
+    expected = torch.rand(4)
+    torch.manual_seed(3)
+    pm.purify(pm.torch_purifier(noised), IMAGES, XI)
+    assert torch.equal(torch.rand(4), expected)
+
+
+def test_a_purifiers_gradient_is_its_jacobians():
+    purifier = pm.torch_purifier(noised)
+    (slope,) = jax.vjp(lambda x: purifier(x, XI[0]), jnp.asarray(IMAGES[0]))[1](jnp.ones((8, 8, 1)))
+    np.testing.assert_allclose(slope, 0.8, rtol=1e-6)
+
+
+def test_a_hidden_gradient_is_said_and_straight_through_attacks_it(classifiers):
+    hidden = pm.torch_purifier(torch.no_grad()(noised))
+    attack = partial(pm.attack_images, partial(pm.pgd, steps=2), classifiers[1])
+    labels = np.asarray(jax.vmap(classifiers[0])(IMAGES).argmax(1))
+    with pytest.raises(ValueError, match=r"has no gradient, for it runs under torch.no_grad"):
+        attack(hidden, IMAGES, labels, XI, 0.1)
+    assert np.isfinite(attack(pm.straight_through(hidden), IMAGES, labels, XI, 0.1).margin).all()
+
+
+def test_noise_that_xi_does_not_hold_is_found():
+    generator = np.random.default_rng(0)
+    purifier = pm.torch_purifier(lambda x: (0.8 * x + 0.1 * torch.tensor(generator.random(x.shape, np.float32))))
+    with pytest.raises(ValueError, match="random although its key is fixed"):
+        pm.check_purifier(purifier, IMAGES, XI)
+
+
+def test_probabilities_and_training_mode_are_refused(classifiers):
+    with pytest.raises(ValueError, match="returns probabilities"):
+        pm.check_classifier(pm.torch_classifier(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Softmax(1)).eval()),
+                            IMAGES)
+    with pytest.raises(ValueError, match=r"training mode.*call \.eval\(\)"):
+        pm.torch_classifier(torch.nn.BatchNorm2d(1))
+
+
+def test_a_purifier_of_another_shape_is_refused():
+    with pytest.raises(ValueError, match=r"must keep the image's shape \(8, 8, 1\), got \(4, 4, 1\)"):
+        pm.check_purifier(pm.torch_purifier(lambda x: x[:, :, ::2, ::2]), IMAGES, XI)
