@@ -29,7 +29,8 @@ def in_precision(network: Callable, dtype) -> InPrecision:
     dtype: `jnp.bfloat16` has the range of float32 and 8 bits: a rounding changes a number by at most 1 / 256 of it.
 
     A sampler around it, and the gradient that it hands on, stay float32, so `diffusion(in_precision(denoiser,
-    jnp.bfloat16), steps)` rounds what the denoiser predicts but not the image.
+    jnp.bfloat16), steps)` rounds what the denoiser predicts but not the image. Round the network itself, and make what
+    is made of it afterwards: `velocity_of(in_precision(network, dtype), process)`, not the other way round.
 
     >>> halve = in_precision(lambda x: x / 2, jnp.bfloat16)
     >>> halve(jnp.float32([1.0, 1.001])).tolist(), halve(jnp.ones(2)).dtype.name
