@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from scipy.optimize import minimize
+from scipy.optimize import minimize, minimize_scalar
 
 import purimetry as pm
 from purimetry.compression.networks.autoencoder import PACE, Posterior
@@ -73,6 +73,19 @@ def test_one_learned_sigma_is_the_same_from_every_start(pixel_noise):
         np.testing.assert_allclose(np.exp(p[36]), closed.sigma, rtol=1e-5)  # root of gtol
         np.testing.assert_allclose(decoder @ encoder, closed.purification.matrix, atol=1e-4)
         np.testing.assert_allclose(objective(s, p), least, rtol=1e-6)
+
+
+@pytest.mark.parametrize("ratios", [(10, 1), (10, 0.15), (3, 2, 1), (1.5, 0.9, 0.7, 0.1), (0.5, 0.2)])
+def test_one_learned_sigma_is_the_objectives_minimum(ratios):
+    """Whatever is kept: an r_i may lie between the optimum and 1, or on either side of both."""
+    data, k = gaussian(np.zeros((1, len(ratios), 1)), np.diag(np.square(ratios) * (2 * S) ** 2)), len(ratios)
+
+    def objective(log_sigma):
+        found = noisy(data, k, S, np.exp(log_sigma))
+        return found.squared_error / (2 * (2 * S) ** 2) + found.rate
+
+    best = minimize_scalar(objective, (-3, 1), options={"xtol": 1e-10}).x
+    np.testing.assert_allclose(learned_sigma(data, k, S), np.exp(best), rtol=1e-6)
 
 
 def test_one_sigma_a_channel_is_that_of_probabilistic_pca():

@@ -10,7 +10,7 @@ With noise sigma xi in the latent and the objective E |x - D(z)|^2 / (2 s^2) + K
 - what is left to minimise is convex: the sum over i of r_i sigma_i - 1/2 - log sigma_i of those that are kept and
   (r_i^2 + sigma_i^2 - 1) / 2 - log sigma_i of those that are not;
 - one sigma a channel: sigma_i = min(1 / r_i, 1), and the gain is 1 - s^2 / lambda_i, as in probabilistic PCA;
-- one sigma for all: the root of sum sigma min(r_i, sigma) = k. If all are kept it is **s over the mean of their
+- one sigma for all: the root of sum sigma max(r_i, sigma) = k. If all are kept it is **s over the mean of their
   standard deviations** sqrt(lambda_i), the rate is k log(1 / sigma) nats and the error s^2 for each direction kept.
   It goes to 0 with s in proportion, and reconstruction alone is the limit s -> 0.
 
@@ -105,14 +105,14 @@ def noisy(data: Gaussian, k: int, pixel_noise: float, sigma: float | np.ndarray 
 
 
 def learned_sigma(data: Gaussian, k: int, pixel_noise: float) -> float:
-    """The optimal sigma that all k channels share: the root of sum sigma min(r_i, sigma) = k.
+    """The optimal sigma that all k channels share: the root of sum sigma max(r_i, sigma) = k.
 
     >>> from .gaussian import gaussian
     >>> round(learned_sigma(gaussian(np.zeros((1, 2, 1)), np.diag([4.0, 1.0])), 2, pixel_noise=0.1), 4)
     0.1333
     """
     ratio = _ratio(data, k, pixel_noise)
-    kept = np.array([r * np.minimum(ratio, r).sum() > k for r in ratio])  # the left side at r, for it grows with sigma
+    kept = np.array([r * np.maximum(ratio, r).sum() > k for r in ratio])  # the left side at r, for it grows with sigma
     total = ratio[kept].sum()
     return float(2 * k / (total + np.sqrt(total**2 + 4 * k * (~kept).sum())))
 
