@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+from jaxtyping import Int
 
 from .callables import as_pytree
 from .types import Classifier, Purifier
@@ -26,8 +27,8 @@ def check_images(images) -> None:
         )
 
 
-def check_labels(labels, n: int, classes: int | None = None) -> None:
-    """Raise unless `labels` are n whole numbers in 0..classes-1."""
+def check_labels(labels, n: int, classes: int | None = None) -> Int[np.ndarray, "n"]:
+    """Raise unless `labels` are n whole numbers in 0..classes-1; return them as an array."""
     labels = np.asarray(labels)
     if not np.issubdtype(labels.dtype, np.integer):
         raise TypeError(f"labels must be integers, got {labels.dtype}; use class indices")
@@ -36,6 +37,7 @@ def check_labels(labels, n: int, classes: int | None = None) -> None:
     if labels.min() < 0 or (classes is not None and labels.max() >= classes):
         top = "" if classes is None else f"..{classes - 1}"
         raise ValueError(f"labels must lie in 0{top}, got {labels.min()}..{labels.max()}; check their numbering")
+    return labels
 
 
 def check_budget(eps, largest: float = 1.0) -> None:

@@ -39,11 +39,13 @@ class Hypothesis:
 
         samples: arrays with one row an image, n >= 2. statistic: of them, to the effect; by default the mean of one
         effect an image. Images are resampled with all that belongs to them, so effects across purifiers (a rank
-        correlation of columns) are judged for these purifiers and other images. Undecided where all images are alike,
-        for up to 3 / n of other images may not be (the rule of three), which no resample shows.
+        correlation of columns) are judged for these purifiers and other images. Undecided where every image has the
+        same effect, for up to 3 / n of other images may have another (the rule of three), which no resample shows.
         """
         found = self.judged(bootstrap(statistic, *samples, resamples=resamples, seed=seed), len(samples[0]))
-        alike = all((sample == sample[:1]).all() for sample in map(np.asarray, samples))
+        samples, n = [np.asarray(sample) for sample in samples], len(samples[0])
+        alone = lambda image: statistic(*(sample[np.full(n, image)] for sample in samples))
+        alike = found.effect.se == 0 and all(alone(image) == found.effect.value for image in range(n))
         return found._replace(outcome="undecided", needed=math.inf) if alike else found
 
     def judged(self, effect: Interval, n: int) -> "Verdict":

@@ -42,7 +42,7 @@ def by_survival(curve: Survival, rates: Float[np.ndarray, "n"], eps: Budget) -> 
     >>> by_survival(kaplan_meier(np.array([0.0, 0.1, 0.2, 0.3]), np.zeros(4, bool)), np.array([0.4, 0.6]), 0.3)
     0.5
     """
-    return float(curve(np.mean(rates) * eps))
+    return float(curve(np.mean(_numbers(rates, "rates")) * eps))
 
 
 def image_wise(
@@ -56,7 +56,15 @@ def image_wise(
     >>> image_wise(np.array([0.1, 0.0]), np.zeros(2, bool), np.array([0.5, 0.5]), 0.15).tolist()
     [True, False]
     """
-    return np.asarray(censored) | (np.asarray(distance) > np.asarray(rates) * eps)
+    return np.asarray(censored) | (_numbers(distance, "distances") > _numbers(rates, "rates") * eps)
+
+
+def _numbers(values, name):
+    """As an array; nan would pass for a prediction, that of an image which nothing withstands."""
+    values = np.asarray(values)
+    if np.isnan(values).any():
+        raise ValueError(f"{name} hold nan, first in row {np.argwhere(np.isnan(values))[0, 0]}; leave such images out")
+    return values
 
 
 def first_order_margin(
@@ -161,14 +169,14 @@ def short_attack(
     n, rivals = len(images), np.asarray(rivals)
     check_images(images)
     classes = check_classifier(classifier, images[:2])
-    check_labels(labels, n, classes)
+    labels = check_labels(labels, n, classes)
     check_budget(eps)
     check_keys(keys, n)
     check_shape(purifier, images[0], keys[0])
     if rivals.ndim != 2 or len(rivals) != n or not rivals.size:
         raise ValueError(f"rivals have the shape [{n} images, at least 1], got shape {rivals.shape}; "
                          "take those of likely_rivals")
-    if ((rivals < 0) | (rivals >= classes) | (rivals == np.asarray(labels)[:, None])).any():
+    if ((rivals < 0) | (rivals >= classes) | (rivals == labels[:, None])).any():
         raise ValueError(f"rivals are classes from 0 to {classes - 1} other than the label, got labels or other "
                          "numbers among them; take those of likely_rivals")
     budgets, gradients, left = np.broadcast_to(np.asarray(eps, np.float32), n), np.zeros(n, int), np.zeros(n, bool)

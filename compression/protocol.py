@@ -188,6 +188,7 @@ def evaluate(
     for protocol in protocols:
         if protocol.k < 1 or protocol.n < 1:
             raise ValueError(f"a protocol needs at least 1 draw, got k = {protocol.k} and n = {protocol.n}; raise them")
+    images, labels = np.asarray(images), np.asarray(labels)
     draws, rows = view.draws if isinstance(view, Pooled) else 1, []
     size = shard_size(images) if size is None else size
     shard = lambda each: max(1, min(len(images), size // (each * draws)))

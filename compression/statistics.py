@@ -111,7 +111,7 @@ def spread(values: np.ndarray) -> Interval:
 
 
 def spearman(a: np.ndarray, b: np.ndarray) -> float:
-    """Spearman's rank correlation, ties with their mean rank; 0 where one side is constant.
+    """Spearman's rank correlation, ties with their mean rank; 0 where one side is constant, nan where one has nan.
 
     `bootstrap(spearman, a, b)` gives its interval.
 
@@ -122,7 +122,7 @@ def spearman(a: np.ndarray, b: np.ndarray) -> float:
 
     a, b = (rankdata(values) - (len(values) + 1) / 2 for values in (a, b))
     scale = np.sqrt((a**2).sum() * (b**2).sum())
-    return float((a * b).sum() / scale) if scale > 0 else 0.0
+    return float((a * b).sum() / scale) if scale != 0 else 0.0
 
 
 def log_rank(
@@ -225,7 +225,7 @@ def clearest_rise(
     found = rises(center(values, axis=1))
     rows = np.random.default_rng(seed).integers(0, n, (resamples, n))
     deviation = rises(center(values[:, rows], axis=2).T) - found
-    se = np.maximum(deviation.std(0, ddof=1), np.finfo(float).tiny)
+    se = np.maximum(deviation.std(0, ddof=1), np.finfo(float).eps * np.abs(values).max() + np.finfo(float).tiny)
     relative, best = deviation / se, (found / se).argmax()
     over, under = np.quantile(relative.max(1), 0.975), np.quantile(-relative.min(1), 0.975)
     low, high = found[best] - over * se[best], found[best] + under * se[best]
@@ -236,7 +236,8 @@ def images_to_decide(values: np.ndarray, z: float = 1.959964) -> float:
     """How many images it takes until the 95 % half-width of the mean is below the mean effect itself.
 
     values: the effect on each of n >= 2 images, for example a difference of two predictors. Infinite where the mean
-    is 0. It is itself an estimate: far below the number of images at hand, the sign is decided; far above, it is open.
+    is 0, nan where a value is. It is itself an estimate: far below the number of images at hand, the sign is decided;
+    far above, it is open.
 
     >>> images_to_decide(np.array([0.0, 1.0, 2.0]))
     4.0
@@ -245,7 +246,7 @@ def images_to_decide(values: np.ndarray, z: float = 1.959964) -> float:
     if values.ndim != 1 or len(values) < 2:
         raise ValueError(f"a spread needs a vector of at least 2 values, got shape {values.shape}")
     mean, spread = abs(values.mean()), values.std(ddof=1)
-    return math.floor((z * spread / mean) ** 2) + 1.0 if mean > 0 else math.inf
+    return float(np.floor((z * spread / mean) ** 2)) + 1.0 if mean != 0 else math.inf
 
 
 def _rows(samples, least: int) -> tuple[list[np.ndarray], int]:

@@ -21,7 +21,7 @@ class MinimumPerturbations(NamedTuple):
     """Smallest budgets that break each image, in the attack's norm.
 
     distance: [n]; 0 where the image is misclassified as it is; the search's limit where it was never broken.
-    censored: [n]; never broken up to the limit, so the true distance lies beyond it.
+    censored: [n]; not broken with the limit as budget, so the true distance is taken to lie beyond it.
     rival: [n]; the other class at the smallest perturbation found, -1 where there is none.
     """
 
@@ -111,9 +111,7 @@ def kaplan_meier(distance, censored, z: float = 1.959964) -> Survival:
     >>> curve.clean, float(curve(0.15)), float(curve(0.4))
     (0.75, 0.5, 0.25)
     """
-    distance, censored = np.asarray(distance, np.float64), np.asarray(censored, bool)
-    if distance.ndim != 1 or distance.shape != censored.shape or len(distance) == 0:
-        raise ValueError(f"expected two vectors of one length >= 1, got shapes {distance.shape}, {censored.shape}")
+    distance, censored = _distances(distance, censored)
     at = np.unique(distance[~censored])
     at_risk = (distance[None] >= at[:, None]).sum(1)
     events = ((distance[None] == at[:, None]) & ~censored[None]).sum(1)
@@ -124,6 +122,15 @@ def kaplan_meier(distance, censored, z: float = 1.959964) -> Survival:
     above_zero = value > 0  # at all but the last fall at most, where Greenwood's variance is not defined
     before = np.concatenate([[1.0], upper])[: len(value)]
     return Survival(at, value, np.where(above_zero, lower, 0), np.where(above_zero, upper, before))
+
+
+def _distances(distance, censored):
+    distance, censored = np.asarray(distance, np.float64), np.asarray(censored, bool)
+    if distance.ndim != 1 or distance.shape != censored.shape or len(distance) == 0:
+        raise ValueError(f"expected two vectors of one length >= 1, got shapes {distance.shape}, {censored.shape}")
+    if not (distance >= 0).all():
+        raise ValueError(f"distances are >= 0, got {distance[~(distance >= 0)][0]}; leave such images out")
+    return distance, censored
 
 
 class ZeroInflatedGaussian(NamedTuple):
@@ -147,7 +154,7 @@ def fit_zero_inflated_gaussian(distance, censored) -> ZeroInflatedGaussian:
     from scipy.optimize import minimize
     from scipy.special import log_ndtr
 
-    distance, censored = np.asarray(distance, np.float64), np.asarray(censored, bool)
+    distance, censored = _distances(distance, censored)
     n, positive = len(distance), distance > 0
     seen, beyond = distance[positive & ~censored], distance[positive & censored]
     if len(np.unique(seen)) < FEWEST:

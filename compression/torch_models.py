@@ -22,7 +22,8 @@ def torch_classifier(model: Callable) -> Classifier:
     """A PyTorch classifier as a function of one image, with its gradient.
 
     model: a module or function from pixels in [0, 1], [n, channel, height, width], to logits [n, classes]; it
-        normalises inside. A module is called where its parameters lie, a function with tensors on the CPU.
+        normalises inside. A module is called where its parameters lie, a function with tensors on the CPU. n is that
+        of a compiled call (`calls_of`), which is filled up where there are fewer images.
 
     Raises ValueError for a module in training mode, whose output would depend on the batch.
 
@@ -68,13 +69,11 @@ def torch_purifier(purify: Callable) -> Purifier:
 
     def seeded(x, words):
         with _generators, torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-            purified = []
-            for image, (high, low) in zip(x, words.tolist(), strict=True):
-                torch.manual_seed(high << 32 | low)
-                purified.append(placed(image[None]))
-        return torch.cat(purified)
+            ((high, low),) = words.tolist()
+            torch.manual_seed(high << 32 | low)
+            return placed(x)
 
-    apply = _differentiable(seeded)
+    apply = _differentiable(seeded, _one_by_one)
     return lambda x, key: apply(x, jax.random.bits(key, 2, "uint32"))
 
 
@@ -90,14 +89,18 @@ def _placed(model: Callable) -> Callable:
     return lambda *tensors: model(*(tensor.to(device) for tensor in tensors))
 
 
-def _differentiable(function: Callable) -> Callable:
+def _differentiable(function: Callable, over: Callable = lambda call: call) -> Callable:
     """A PyTorch function of [n, channel, height, width] and of other batched arrays, as JAX's of one [height, width,
     channel] and one of each of the others; its derivative is in the image alone.
+
+    over: how a call of a batch, of NumPy arrays, is made of `function`; all at once unless told.
     """
 
+    @over
     def evaluate(x, *others):
         return _outwards(function(_inwards(x), *_tensors(others)))
 
+    @over
     def pull(x, cotangent, *others):
         import torch
 
@@ -127,6 +130,24 @@ def _differentiable(function: Callable) -> Callable:
 
     apply.defvjp(forward, backward)
     return apply
+
+
+def _one_by_one(call):
+    """So that no more than one image's graph is kept. A row like the one before it, as a shard's padding is, is not
+    computed again.
+    """
+
+    def calls(*arrays):
+        results, before = [], None
+        for row in zip(*arrays, strict=True):
+            if before is None or not all(map(np.array_equal, row, before)):
+                results.append(call(*(part[None] for part in row)))
+            else:
+                results.append(results[-1])
+            before = row
+        return np.concatenate(results)
+
+    return calls
 
 
 def _inwards(images):

@@ -37,6 +37,16 @@ def test_labels(labels, error, message):
         pm.check_labels(labels, 2, 10)
 
 
+def test_labels_may_be_a_list():
+    """And are not taken for a pytree of as many arrays."""
+    images = np.array([0.75, 0.5], np.float32).reshape(1, 1, 2, 1)
+    flat = (lambda x: x.reshape(-1), pm.identity)
+    assert pm.judge_images(*flat, images, [0], KEYS[:1]).tolist() == [-0.25]
+    for found in (pm.attack_images(pm.fgsm, *flat, images, [0], KEYS[:1], 0.2),
+                  pm.transfer(pm.fgsm, flat, flat, images, [0], KEYS[:1], 0.2)):
+        assert found.broken_at[0] > 0
+
+
 @pytest.mark.parametrize("eps", [0.0, -0.1, 8.0, float("nan"), np.array([0.1, 0.0])])
 def test_budget(eps):
     with pytest.raises(ValueError, match=r"budget in pixel units in \(0, 1\]"):

@@ -77,3 +77,12 @@ def test_a_claim_that_nothing_or_everything_contradicts_is_refused(bounds):
 def test_an_effect_that_is_not_finite_is_refused():
     with pytest.raises(ValueError, match="effect of positive must be finite"):
         POSITIVE.judge(np.array([1.0, np.nan]))
+
+
+def test_an_effect_that_no_resample_changes_decides_nothing():
+    """Whether it comes as one sample of differences or as two that are paired."""
+    a = np.arange(8.0)
+    claim = pm.Hypothesis("same", "nothing differs", above=-0.03, below=0.03)
+    difference = lambda a, b: np.mean(a) - np.mean(b)
+    for verdict in (claim.judge(a, a, statistic=difference), claim.judge(a - a)):
+        assert verdict.outcome == "undecided" and verdict.effect.se == 0

@@ -111,6 +111,30 @@ def test_threads_do_not_share_a_purifiers_randomness():
             np.testing.assert_array_equal(list(together), alone)
 
 
+def test_a_purifier_is_called_once_an_image():
+    """However many rows a shard is filled up with; and the gradient of each image is its own."""
+    called = []
+
+    def counted(x):
+        called.append(len(x))
+        return noised(x)
+
+    purifier = pm.torch_purifier(counted)
+    pm.purify(purifier, IMAGES, XI)
+    assert called == [1] * (1 + N)  # the first is a row of zeros, for the shape
+    of_first = lambda x, key: purifier(x, key)[0, 0, 0]
+    slopes = pm.over_images(lambda f, x, key: jax.grad(f)(x, key), (of_first,), IMAGES, XI)
+    np.testing.assert_allclose(slopes[:, 0, 0, 0], 0.8, rtol=1e-6)
+    np.testing.assert_array_equal(slopes.reshape(N, -1)[:, 1:], 0)
+
+
+def test_rows_that_are_alike_get_the_same_gradient():
+    """And not one of them that of all."""
+    purifier, alike = pm.torch_purifier(noised), np.repeat(IMAGES[:1], 3, axis=0)
+    slope = jax.vmap(lambda x: jax.grad(lambda x: purifier(x, XI[0]).sum())(x))(alike)
+    np.testing.assert_allclose(slope, 0.8, rtol=1e-6)
+
+
 def test_pytorchs_own_generator_is_left_as_it_was():
     torch.manual_seed(3)
     expected = torch.rand(4)

@@ -194,3 +194,13 @@ def test_sigmoid_fit_recovers_its_parameters():
 def test_sigmoid_needs_cells():
     with pytest.raises(ValueError, match="at least 4 cells"):
         fit_sigmoid(np.zeros(3), np.zeros(3))
+
+
+def test_a_rate_that_is_nan_predicts_nothing():
+    curve, rates = pm.kaplan_meier(np.array([0.1, 0.2]), np.zeros(2, bool)), np.array([0.5, np.nan])
+    with pytest.raises(ValueError, match="rates hold nan, first in row 1"):
+        pm.by_survival(curve, rates, 0.1)
+    with pytest.raises(ValueError, match="rates hold nan, first in row 1"):
+        pm.image_wise(np.array([0.1, 0.2]), np.zeros(2, bool), rates, 0.1)
+    with pytest.raises(ValueError, match="distances hold nan, first in row 1"):
+        pm.image_wise(rates, np.zeros(2, bool), np.array([0.5, 0.5]), 0.1)

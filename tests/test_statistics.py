@@ -162,3 +162,13 @@ def test_that_many_images_decide():
 def test_what_says_nothing_is_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_nan_stays_nan():
+    values = np.array([1.0, np.nan, 2.0])
+    assert np.isnan(statistics.spearman(values, np.arange(3.0))) and np.isnan(statistics.images_to_decide(values))
+
+
+def test_the_largest_of_rises_without_spread_is_the_clearest():
+    found = statistics.clearest_rise(np.array([[3.0, 3.0], [9.0, 9.0], [30.0, 30.0]]))
+    assert (found.start, found.end, found.value) == (0, 2, 27.0)

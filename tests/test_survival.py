@@ -171,3 +171,11 @@ def test_a_run_whose_images_are_nearly_all_broken_has_a_curve_and_no_fit(monkeyp
         measurement=lambda name, quantity, *rest: quantity)
     said = list(minimum_perturbation._measure(bench, Cell("ddpm", 5)))
     assert said == ["clean_accuracy", "censored", "survival"]
+
+
+@pytest.mark.parametrize("bad", [np.nan, -0.1])
+@pytest.mark.parametrize("estimate", [pm.kaplan_meier, pm.fit_zero_inflated_gaussian])
+def test_what_is_no_distance_is_refused(estimate, bad):
+    """And does not count as misclassified, or not at all."""
+    with pytest.raises(ValueError, match=f"distances are >= 0, got {bad}"):
+        estimate(np.array([0.0, 0.1, 0.2, 0.3, bad]), np.zeros(5, bool))

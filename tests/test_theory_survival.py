@@ -123,3 +123,13 @@ def test_bad_shapes_and_orders_are_refused():
         theory.linear_distance(WEIGHTS, BIAS[:3], X, 0, 2)
     with pytest.raises(ValueError, match="order >= 1, got 0"):
         theory.dual_norm(X, 0)
+
+
+def test_a_rival_without_a_gradient_is_out_of_reach_and_of_no_account():
+    margins, gradients = np.array([-1.0, -2.0]), np.array([[1.0, 1.0], [0.0, 0.0]])
+    found = theory.composed_distance(margins, gradients, 0.5 * gradients, np.inf)
+    assert found == theory.composed_distance(margins[:1], gradients[:1], 0.5 * gradients[:1], np.inf) == (1, 1, 1)
+
+
+def test_a_margin_that_is_nan_has_no_distance():
+    assert np.isnan(theory.first_order_distance(np.nan, np.ones(2), 2))

@@ -88,7 +88,8 @@ def rate_from_moments(state, prediction, divergence, frobenius_squared, d: int) 
     """The rate of a step from the divergence tr J_s and ||J_s||_F^2 (App. A.2, A.3; Eqs. 13, 16).
 
     Exactly sqrt(a^2 + 2 a b div / d + b^2 ||J_s||_F^2 / d), a = state, b = prediction; to first order in b it is
-    a + b div / d. Takes arrays, a step or an image each; both moments can be Hutchinson estimates.
+    a + b div / d. Takes arrays, a step or an image each; both moments can be Hutchinson estimates, if
+    they are of the same probes of signs: of different ones the square may come out negative, and the rate as nan.
 
     >>> rate_from_moments(1.0, -0.5, 2.0, 2.0, 4)  # half of four directions are compressed by a half
     StepRate(exact=0.7905694150420949, first_order=0.75)

@@ -135,7 +135,8 @@ def composed_distance(
     (1.0, 1.0, 1.0)
     """
     anchor = first_order_distance(margins, gradients, order)
-    rates = directional_rate(gradients, pulled, order)
+    with np.errstate(invalid="ignore"):
+        rates = np.where(np.isinf(anchor), 0, directional_rate(gradients, pulled, order))  # no budget leads there
     nearest = anchor.argmin(-1, keepdims=True)
     own, its_rate = (np.take_along_axis(values, nearest, -1)[..., 0] for values in (anchor, rates))
     return ComposedDistance(
@@ -146,7 +147,7 @@ def composed_distance(
 def _quotient(distance, by):
     """0 where the distance is, also by 0: what is misclassified needs no perturbation, however much it is shrunk."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(distance > 0, distance / by, 0.0)
+        return np.where(distance == 0, 0.0, distance / by)
 
 
 class Rivals(NamedTuple):

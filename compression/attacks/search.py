@@ -54,7 +54,7 @@ def attack_images(
     if not confidence >= 0:
         raise ValueError(f"confidence is a margin >= 0, got {confidence}; 0 leaves an image once it is broken")
     check_images(images)
-    check_labels(labels, len(images), check_classifier(classifier, images[:2]))
+    labels = check_labels(labels, len(images), check_classifier(classifier, images[:2]))
     check_budget(eps, settings.norm.largest(images.shape[1:]))
     check_keys(keys, len(images))
     check_shape(purifier, images[0], keys[0])
@@ -111,7 +111,7 @@ def judge_images(
     [-0.25]
     """
     check_images(images)
-    check_labels(labels, len(images), check_classifier(classifier, images[:2]))
+    labels = check_labels(labels, len(images), check_classifier(classifier, images[:2]))
     check_keys(keys, len(images))
     check_shape(purifier, images[0], keys[0])
     return _judged(defended, classifier, purifier, images, labels, keys, size).max(1)

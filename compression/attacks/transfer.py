@@ -41,6 +41,7 @@ def transfer(
     >>> found.broken_at.tolist(), round(float(found.margin[0]), 2)
     ([1], 0.9)
     """
+    images, labels = np.asarray(images), np.asarray(labels)
     before = judge_images(*target, images, labels, keys, size)
     which = np.flatnonzero(before < 0)
     gradients, evaluations = np.zeros((2, len(images)), np.int32)
