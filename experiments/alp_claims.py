@@ -39,10 +39,10 @@ from . import alp_hierarchy, alp_protocols, alp_tradeoff, alp_trials
 from .adversarial import targets
 from .alp_cells import ALP, STILL, lend
 from .autoencoders import STARTS, budget, trial_weights, weights
+from .pieces import Piece
 from .robust_accuracy import attacked
 from .verdicts import verdict
 from .workbench import BARE, Workbench, each
-from .pieces import Piece
 
 POINTS = 3.0
 """Percentage points below which a difference in accuracy does not matter."""

@@ -35,11 +35,11 @@ from . import randomness
 from .alp_cells import compared
 from .autoencoders import at_sigma, variational_weights, weights
 from .minimum_perturbation import distances
+from .pieces import Piece
 from .prediction import GRADIENTS, Evidence, probes
 from .rates import anchors, rates, spectra
 from .robust_accuracy import attacked
 from .workbench import BARE, Cell, Workbench, each
-from .pieces import Piece
 
 KRYLOV = 12
 """Products with J, and with its transpose, behind the largest singular value of a large Jacobian."""

@@ -50,11 +50,11 @@ from ..compression.types import Purifier
 from .adversarial import TOGETHER, targets
 from .alp_cells import ALP, lend
 from .autoencoders import DRAWS, PGD_EPS, pgd_7, weights
+from .pieces import Piece
 from .progress import bar
 from .robust_accuracy import converged
 from .verdicts import interval
 from .workbench import Workbench, each
-from .pieces import Piece
 
 DEFENCES = ("undefended", "alp", "trained", "alp+trained")
 """The document's rows, in its order."""

@@ -30,8 +30,8 @@ from ..compression.purifiers.identity import identity
 from ..compression.records import Arrays, Measurement
 from ..compression.types import Purifier
 from .autoencoders import FGSM_EPS, SIGMAS, THREATS, at_sigma, held, margins, network, under_attack, weights
-from .workbench import Workbench, each
 from .pieces import Piece
+from .workbench import Workbench, each
 
 READINGS = ("test", "trained")
 """Of "sigma"."""

@@ -46,10 +46,10 @@ from . import preflight
 from .adversarial import TOGETHER, targets
 from .alp_cells import ALP, STILL, lend
 from .autoencoders import DRAWS, ENSEMBLE, weights
+from .pieces import Piece
 from .progress import bar
 from .robust_accuracy import converged
 from .workbench import Workbench, each
-from .pieces import Piece
 
 TESTS = 8
 """Draws that judge a candidate of a single draw."""

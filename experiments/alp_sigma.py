@@ -23,8 +23,8 @@ from ..compression.records import Arrays, Measurement
 from ..theory.gaussian import gaussian
 from ..theory.linear_autoencoder import learned_sigma
 from .autoencoders import COLLAPSING, NARROW, STARTS, network, sigma_path, trial, trial_weights, weights
-from .workbench import Workbench, each
 from .pieces import Piece
+from .workbench import Workbench, each
 
 POINTS = 50
 """Of each path."""

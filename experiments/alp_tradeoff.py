@@ -29,8 +29,8 @@ from ..compression.types import Purifier
 from .adversarial import targets
 from .alp_matrix import purifier
 from .autoencoders import SIGMAS, THREATS, WIDE, budget, held, margins, network, pgd_7, under_attack, weights
-from .workbench import Workbench, each
 from .pieces import Piece
+from .workbench import Workbench, each
 
 SWEPT = (0.0, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0)
 """Sigmas of a network that is trained already."""

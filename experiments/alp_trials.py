@@ -29,8 +29,8 @@ from .adversarial import targets
 from .autoencoders import (
     FGSM_EPS, SIGMAS, STARTS, THREATS, budget, margins, network, pgd_7, trial, trial_weights, under_attack,
 )
-from .workbench import Workbench, each
 from .pieces import Piece
+from .workbench import Workbench, each
 
 PGD = ("classifier", "ensemble")
 """What PGD-7 knows, of `autoencoders.THREATS`."""

@@ -35,9 +35,9 @@ from ..compression.statistics import bootstrap
 from .adversarial import TOGETHER, budget
 from .alp_cells import ALP, lend
 from .autoencoders import DRAWS, network, pgd_7, weights
+from .pieces import Piece
 from .progress import bar
 from .workbench import Workbench, each
-from .pieces import Piece
 
 IMAGES = 128
 """Images that are mapped, the first of the run's, at most."""

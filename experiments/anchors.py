@@ -25,9 +25,9 @@ from ..compression.statistics import (
 )
 from ..compression.survival import MinimumPerturbations
 from .minimum_perturbation import distances
+from .pieces import Piece
 from .verdicts import interval, verdict
 from .workbench import BARE, Cell, Workbench
-from .pieces import Piece
 
 TOLERANCE = 0.1
 """How far the median may move, relative to the clean one, for two distributions to count as alike."""

@@ -46,9 +46,9 @@ from ..compression.samplers import SAMPLERS
 from ..compression.types import Classifier, Purifier
 from ..compression.weights import load_published
 from .compile_time import compilation
+from .pieces import Piece
 from .progress import bar
 from .workbench import Cell, Unmet, Workbench, each
-from .pieces import Piece
 
 IMAGES = 64
 """Images that are attacked, the first of the run's, at most."""

@@ -21,11 +21,11 @@ from ..compression.records import Measurement
 from ..compression.statistics import bootstrap
 from . import prediction
 from .minimum_perturbation import distances
+from .pieces import Piece
 from .prediction import probes, survivors
 from .rates import rates
 from .robust_accuracy import attacked
 from .workbench import BARE, Cell, Workbench
-from .pieces import Piece
 
 CAUSES = ("anchor_shift", "heterogeneity", "norm", "anisotropy", "nonlinearity", "residual")
 

@@ -30,9 +30,9 @@ from ..compression.records import Arrays, Measurement
 from ..compression.samplers import Steps
 from ..compression.statistics import bootstrap
 from ..compression.step_rates import StepRates, step_rates
+from .pieces import Piece
 from .purifiers import SAMPLERS
 from .workbench import Cell, Unmet, Workbench, each
-from .pieces import Piece
 
 LEARNED_FROM = 10_000
 """Training images among which neighbours are looked for."""

@@ -33,8 +33,8 @@ from ..compression.records import Arrays, Measurement
 from ..compression.statistics import bootstrap
 from ..compression.trajectories import distances_along
 from .adversarial import BPDA, BPDA_EOT, PGD, PGD_EOT, Kind, adversaries, budget, targets
-from .workbench import Cell, Workbench, each
 from .pieces import Piece
+from .workbench import Cell, Workbench, each
 
 KINDS = {"PGD": PGD, "PGD-EOT": PGD_EOT, "BPDA": BPDA, "BPDA-EOT": BPDA_EOT}
 """Attacks, by the paper's names."""

@@ -36,12 +36,12 @@ from ..compression.distances import cosine_distance, frechet_distance, jackknife
 from ..compression.purifiers.purify import purify
 from ..compression.records import Arrays, Measurement
 from ..compression.statistics import halved, percentile_interval, spearman
+from .pieces import Piece
 from .progress import bar
 from .rates import rates
 from .robust_accuracy import attacked, protocols
 from .verdicts import interval
 from .workbench import Cell, Workbench, each, made_with
-from .pieces import Piece
 
 IMAGES = 128
 """Images that are attacked and compared, the first of the run's, at most."""

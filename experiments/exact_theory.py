@@ -50,10 +50,10 @@ from ..theory.low_rank import LowRank, LowRankMap
 from ..theory.mixture import Mixture
 from ..theory.mixture_jacobian import MixtureJacobian
 from ..theory.spectrum import Spectrum, uniform_variance
+from .pieces import Piece
 from .progress import bar
 from .robust_accuracy import converged
 from .workbench import Cell, Unmet, Workbench, each
-from .pieces import Piece
 
 ON_VARIANCE = 0.1
 """Along the manifold, in the diffusion's range [-1, 1]."""

@@ -20,9 +20,9 @@ from ..compression.losses import margin
 from ..compression.records import Arrays, Measurement
 from ..compression.statistics import bootstrap, spearman
 from .adversarial import PGD, adversaries, budget, targets
+from .pieces import Piece
 from .rates import rates
 from .workbench import Cell, Workbench, each
-from .pieces import Piece
 
 KINDS = ("clean", "adversarial", "purified clean", "purified adversarial")
 """What is shown of each image, in the order of the shards' arrays."""

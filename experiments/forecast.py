@@ -14,9 +14,9 @@ import numpy as np
 
 from ..compression.batches import over_images, shard_size
 from ..compression.losses import margin
+from .pieces import Passes
 from .progress import in_words
 from .workbench import BARE, Cell, Workbench
-from .pieces import Passes
 
 
 REPEATS = 3

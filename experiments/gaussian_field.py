@@ -24,8 +24,8 @@ from ..compression.records import Arrays, Measurement
 from ..theory import score_field
 from ..theory.low_rank import LowRank, low_rank
 from ..theory.score_field import PRINTED, STABLE, ScoreField
-from .workbench import Workbench
 from .pieces import Piece
+from .workbench import Workbench
 
 READINGS = {"stable": STABLE, "printed": PRINTED}
 """Table S1 with its 0.01 read as the variance, and as printed."""

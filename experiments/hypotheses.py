@@ -31,11 +31,11 @@ from .distribution import (
     IMAGES, PREDICTORS, QUANTITIES, moved_features, ordered, purified, rank_correlations, spaces,
 )
 from .minimum_perturbation import distances
+from .pieces import Piece
 from .rates import rates
 from .robust_accuracy import attacked
 from .verdicts import verdict
 from .workbench import BARE, Cell, Workbench, each
-from .pieces import Piece
 
 POINTS = 3.0
 """Percentage points below which a difference in accuracy does not matter."""

@@ -40,9 +40,9 @@ from ..compression.records import Arrays, Measurement
 from ..compression.schedules import Schedule
 from ..compression.types import Classifier, NoisePredictor, Purifier
 from .diffusion_steps import EXACT_DIMENSION, LEARNED_FROM, neighbours, together
+from .pieces import Piece
 from .verdicts import verdict
 from .workbench import Cell, Workbench, each
-from .pieces import Piece
 
 ANALYSED, PROBED = 128, 16
 """Images whose Jacobian is analysed, where it is formed and where it is not, which is dear."""

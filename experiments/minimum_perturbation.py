@@ -17,11 +17,11 @@ from ..compression.statistics import bootstrap
 from ..compression.survival import (
     FEWEST, MinimumPerturbations, fit_zero_inflated_gaussian, kaplan_meier, minimum_perturbations,
 )
+from .pieces import Passes, Piece
 from .progress import bar
 from .rates import anchors
 from .robust_accuracy import converged
 from .workbench import BARE, Cell, Workbench, each
-from .pieces import Passes, Piece
 
 
 SURVIVE = 50, 5

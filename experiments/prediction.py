@@ -33,10 +33,10 @@ from ..compression.records import Arrays, Measurement
 from ..compression.statistics import spearman
 from ..compression.survival import kaplan_meier
 from .minimum_perturbation import distances
+from .pieces import Passes, Piece
 from .rates import anchors, rates
 from .robust_accuracy import attacked, together
 from .workbench import BARE, Cell, Workbench, each
-from .pieces import Passes, Piece
 
 GRADIENTS = {
     "survival_clean": 0, "survival_anchor": 0, "image_wise": 0, "adversarial_rate": 1, "first_order": 1,

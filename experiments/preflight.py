@@ -20,10 +20,10 @@ import numpy as np
 from ..compression.preflight import preflight
 from ..compression.records import Arrays, Measurement
 from .adversarial import budget
+from .pieces import Passes, Piece
 from .progress import bar
 from .robust_accuracy import converged
 from .workbench import BARE, Cell, Workbench, each
-from .pieces import Passes, Piece
 
 CHECKED, CHECKED_LARGE = 32, 8
 """Images that are checked, the first of the run's, if they are small, and if they are large."""

@@ -32,9 +32,9 @@ from ..compression.protocol import (
 from ..compression.purifiers.diffusion import fewer_steps
 from ..compression.records import Arrays, Measurement
 from .adversarial import EOT_DRAWS, TOGETHER, budget, targets
+from .pieces import Piece
 from .progress import bar
 from .workbench import Cell, Workbench, each
-from .pieces import Piece
 
 TESTS = 8
 """Draws that judge a candidate which must not know them."""

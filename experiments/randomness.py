@@ -29,8 +29,8 @@ from ..compression.rates import uniform_perturbations
 from ..compression.records import Arrays, Measurement
 from ..compression.statistics import bootstrap
 from ..compression.variance import mean_over_pairs, stochasticity
-from .workbench import Cell, Workbench, each
 from .pieces import Piece
+from .workbench import Cell, Workbench, each
 
 IMAGES = 50
 """Images, the first of the run's (App. E.4)."""

@@ -32,8 +32,8 @@ from ..compression.gradients import cosine, gradient_agreement
 from ..compression.records import Arrays, Measurement
 from ..compression.statistics import bootstrap
 from .adversarial import BPDA, BPDA_EOT, PGD, PGD_EOT, Kind, adversaries, budget, targets
-from .workbench import Cell, Workbench, each
 from .pieces import Piece
+from .workbench import Cell, Workbench, each
 
 KINDS = (PGD, PGD._replace(fresh=True), PGD_EOT, BPDA, BPDA._replace(fresh=True), BPDA_EOT)
 """Attacks at the middle t*."""

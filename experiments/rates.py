@@ -22,8 +22,8 @@ from ..compression.jacobian import jacobian, rms_rate, rms_rate_hutchinson
 from ..compression.losses import margin
 from ..compression.rates import expected_rates
 from ..compression.records import Arrays, Measurement
-from .workbench import Cell, Workbench, each
 from .pieces import Passes, Piece
+from .workbench import Cell, Workbench, each
 
 HUTCHINSON_DRAWS = 16
 """Of small images, beside the exact value; of large ones, a run's own number of draws, as each costs a gradient."""

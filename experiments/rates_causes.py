@@ -24,8 +24,8 @@ from ..compression.batches import over_images
 from ..compression.purifiers.diffusion import diffusion
 from ..compression.rates import expected_rates
 from ..compression.records import Measurement
-from .workbench import Workbench, each
 from .pieces import Piece
+from .workbench import Workbench, each
 
 IMAGES = 32
 """Images at most, the first of the run's."""

@@ -24,11 +24,11 @@ import numpy as np
 from ..compression.hypothesis import Hypothesis
 from ..compression.records import Measurement
 from ..compression.statistics import bootstrap, clearest_rise
+from .pieces import Piece
 from .rates import anchors, rates
 from .robust_accuracy import attacked
 from .verdicts import verdict
 from .workbench import Cell, Workbench, each
-from .pieces import Piece
 
 FRACTIONS = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.45, 0.7, 1.0)
 """t* as parts of the schedule's steps."""

@@ -22,9 +22,9 @@ from ..compression.attacks.search import attack_images
 from ..compression.losses import Criterion, cross_entropy, margin
 from ..compression.records import Arrays, Measurement
 from .configuration import Configuration
+from .pieces import Passes, Piece
 from .progress import bar
 from .workbench import BARE, Cell, Workbench, each
-from .pieces import Passes, Piece
 
 TOGETHER = 16
 """Images in one compiled call on a CPU; more would wait longer for the few that stay unbroken."""

@@ -18,8 +18,8 @@ from ..compression.losses import margin
 from ..compression.purifiers.flow import noise_of
 from ..compression.records import Measurement
 from ..compression.schedules import CONTINUOUS, rectified_time
-from .workbench import Workbench
 from .pieces import Piece
+from .workbench import Workbench
 
 TESTED = 512
 """Test images, the first ones, on which the denoiser is tested at most."""

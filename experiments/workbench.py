@@ -26,9 +26,9 @@ from ..compression.types import NoisePredictor, Purifier
 from . import architectures, models
 from .configuration import Configuration
 from .datasets import class_folders, read
+from .pieces import Piece
 from .progress import bar
 from .purifiers import OF_VELOCITY, PROCESS, SAMPLERS
-from .pieces import Piece
 
 
 class Cell(NamedTuple):
