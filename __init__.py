@@ -4,6 +4,7 @@ The public face: names are imported from where they are defined when they are fi
 package, and the command line's `--help`, stay quick.
 """
 
+from difflib import get_close_matches
 from importlib import import_module
 
 _HOME = {
@@ -70,7 +71,7 @@ _HOME = {
     "compression.purifiers.identity": ("identity",),
     "compression.purifiers.purify": ("purify",),
     "compression.randomness": ("configuration", "configurations", "paper_configuration", "paper_step_key"),
-    "compression.rates": ("adversarial_rate", "compression_rate", "expected_rates"),
+    "compression.rates": ("adversarial_rate", "compression_rate", "expected_rates", "rate_images"),
     "compression.records": ("Measurement", "read_records"),
     "compression.samplers": ("ddim", "ddpm", "ode", "one_step", "reverse_only", "sde"),
     "compression.schedules": ("Schedule", "cosine", "from_betas", "linear", "rectified", "respaced", "vp"),
@@ -90,7 +91,8 @@ __all__ = sorted(_MODULE)
 
 def __getattr__(name: str):
     if name not in _MODULE:
-        raise AttributeError(f"purimetry has no {name!r}; its public names are {', '.join(__all__)}")
+        meant = "".join(f"did you mean {close}? " for close in get_close_matches(name, __all__, 1))
+        raise AttributeError(f"purimetry has no {name!r}; {meant}Its public names are {', '.join(__all__)}")
     return getattr(import_module(f".{_MODULE[name]}", __name__), name)
 
 

@@ -69,6 +69,10 @@ def over_images(
     >>> over_images(lambda scale, x: scale * x, (2.0,), jnp.arange(3.0)).tolist()
     [0.0, 2.0, 4.0]
     """
+    for leaf in jax.tree.leaves(rows):
+        if np.ndim(leaf) == 0:
+            raise TypeError(f"rows are arrays with the images along the first axis, got {leaf!r}; for the same of all "
+                            "images np.full(n, value), for a list np.asarray(list)")
     lengths = {leaf.shape[0] for leaf in jax.tree.leaves(rows)}
     if len(lengths) != 1 or 0 in lengths:
         raise ValueError(f"rows must share one length >= 1, got lengths {sorted(lengths)}; pass at least one image")

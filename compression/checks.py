@@ -1,15 +1,17 @@
 """Checks of what comes in, before anything is compiled: what was expected, what came, what to do."""
 
+import sys
+
 import jax
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from .callables import as_pytree
 from .types import Classifier, Purifier
 
 
-def check_images(images) -> None:
-    """Raise unless `images` is a non-empty, finite, floating [n, height, width, channel] in [0, 1]."""
+def check_images(images) -> Float[np.ndarray, "n height width channel"]:
+    """Raise unless `images` is a non-empty, finite, floating [n, height, width, channel] in [0, 1]; return an array."""
     images = np.asarray(images)
     if not np.issubdtype(images.dtype, np.floating):
         raise TypeError(f"images must be floating point in [0, 1], got {images.dtype}; divide integer pixels by 255")
@@ -25,6 +27,7 @@ def check_images(images) -> None:
         raise ValueError(
             f"images must lie in [0, 1], got [{low:g}, {high:g}]; rescale them (pixels / 255, or (x + 1) / 2)"
         )
+    return images
 
 
 def check_labels(labels, n: int, classes: int | None = None) -> Int[np.ndarray, "n"]:
@@ -37,7 +40,7 @@ def check_labels(labels, n: int, classes: int | None = None) -> Int[np.ndarray, 
     if labels.min() < 0 or (classes is not None and labels.max() >= classes):
         top = "" if classes is None else f"..{classes - 1}"
         raise ValueError(f"labels must lie in 0{top}, got {labels.min()}..{labels.max()}; check their numbering")
-    return labels
+    return labels.astype(np.int32)
 
 
 def check_budget(eps, largest: float = 1.0) -> None:
@@ -48,6 +51,7 @@ def check_budget(eps, largest: float = 1.0) -> None:
 
 def check_classifier(classifier: Classifier, images) -> int:
     """Raise unless the classifier gives finite logits, not probabilities; return its number of classes."""
+    _not_of_torch(classifier, "torch_classifier")
     logits = np.asarray(_logits(as_pytree(classifier), np.asarray(images)))
     if logits.ndim != 2 or logits.shape[1] < 2:
         raise ValueError(f"a classifier maps one image to a vector of logits, got shape {logits.shape[1:]} an image")
@@ -73,10 +77,20 @@ def check_keys(keys, n: int) -> None:
 
 
 def check_shape(purifier: Purifier, x, key) -> None:
-    """Raise unless the purifier keeps the shape of one image; nothing is computed."""
-    found = jax.eval_shape(purifier, np.asarray(x), key).shape
-    if found != np.shape(x):
-        raise ValueError(f"a purifier must keep the image's shape {np.shape(x)}, got {found}; resize its output")
+    """Raise unless the purifier keeps the shape and the type of one image; nothing is computed."""
+    _not_of_torch(purifier, "torch_purifier")
+    found, own = jax.eval_shape(purifier, np.asarray(x), key), jax.dtypes.canonicalize_dtype(np.asarray(x).dtype)
+    if found.shape != np.shape(x):
+        raise ValueError(f"a purifier must keep the image's shape {np.shape(x)}, got {found.shape}; resize its output")
+    if found.dtype != own:
+        raise TypeError(f"a purifier must return pixels of the image's type {own}, got {found.dtype}; cast its output")
+
+
+def _not_of_torch(function, wrapper):
+    """A module of PyTorch is callable, and fails far inside."""
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(function, torch.nn.Module):
+        raise TypeError(f"expected a function of one JAX image, got a PyTorch module; give pm.{wrapper}(module)")
 
 
 def check_purifier(purifier: Purifier, images, keys) -> None:

@@ -33,7 +33,7 @@ def reconstruction_error(x: Image, purified: Image, order: int = 1) -> Scalar:
 
 def reconstruction_errors(purifier: Purifier, images, keys: Keys, order: int = 1) -> Float[np.ndarray, "n"]:
     """Reconstruction error of each image [n, height, width, channel] in [0, 1] under its own xi, keys [n]."""
-    check_images(images)
+    images = check_images(images)
     check_keys(keys, len(images))
     return over_images(partial(_error, order), (purifier,), images, keys, name="reconstruction error")
 

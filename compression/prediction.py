@@ -42,7 +42,7 @@ def by_survival(curve: Survival, rates: Float[np.ndarray, "n"], eps: Budget) -> 
     >>> by_survival(kaplan_meier(np.array([0.0, 0.1, 0.2, 0.3]), np.zeros(4, bool)), np.array([0.4, 0.6]), 0.3)
     0.5
     """
-    return float(curve(np.mean(_numbers(rates, "rates")) * eps))
+    return float(curve(_numbers(rates, "rates").mean() * eps))
 
 
 def image_wise(
@@ -60,8 +60,10 @@ def image_wise(
 
 
 def _numbers(values, name):
-    """As an array; nan would pass for a prediction, that of an image which nothing withstands."""
+    """As a vector; nan would pass for a prediction, that of an image which nothing withstands."""
     values = np.asarray(values)
+    if values.ndim != 1:
+        raise ValueError(f"{name} are a vector, one number an image, got shape {values.shape}; of Rates take l2.mean")
     if np.isnan(values).any():
         raise ValueError(f"{name} hold nan, first in row {np.argwhere(np.isnan(values))[0, 0]}; leave such images out")
     return values
@@ -166,8 +168,8 @@ def short_attack(
     >>> np.round(found.margins[0, 0, :2].astype(float), 2).tolist(), found.gradients.tolist()
     ([-0.25, -0.05], [8])
     """
-    n, rivals = len(images), np.asarray(rivals)
-    check_images(images)
+    images, rivals = check_images(images), np.asarray(rivals)
+    n = len(images)
     classes = check_classifier(classifier, images[:2])
     labels = check_labels(labels, n, classes)
     check_budget(eps)

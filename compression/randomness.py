@@ -5,6 +5,7 @@ Holding xi fixed turns a stochastic purifier f(x, xi) into the deterministic map
 direction and time into it, so no result depends on batch size, sharding or resumption.
 """
 
+from collections.abc import Sequence
 from functools import partial
 
 import jax
@@ -31,13 +32,15 @@ def configuration(seed: int | Int[Array, ""], index: int | Int[Array, ""]) -> Ke
     return jax.random.fold_in(jax.random.key(seed), index)
 
 
-def configurations(seed: int, indices: Int[np.ndarray | Array, "n"]) -> Keys:
-    """xi of each image in `indices`, shape [n].
+def configurations(seed: int, indices: Int[np.ndarray | Array, "n"] | Sequence[int]) -> Keys:
+    """xi of each image in `indices`, numbers of images in a vector, range or list; shape [n].
 
     >>> configurations(0, np.arange(5)).shape
     (5,)
     """
-    return _configurations(jax.random.key(seed), indices)
+    if np.ndim(indices) != 1:
+        raise ValueError(f"indices are a vector, one number an image, got {indices}; for all of n images range(n)")
+    return _configurations(jax.random.key(seed), np.asarray(indices))
 
 
 _configurations = jax.jit(jax.vmap(jax.random.fold_in, (None, 0)))

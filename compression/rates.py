@@ -1,14 +1,18 @@
 """Compression rates: how much a purifier with fixed randomness shrinks a perturbation (compression_paper Sec. 5.1)."""
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
+from .batches import over_images
+from .checks import check_budget, check_images, check_keys, check_shape
 from .losses import margin
 from .randomness import PROBE, step_key
-from .types import Budget, Classifier, Image, Key, Label, Purifier, Scalar
+from .types import Budget, Classifier, Image, Key, Keys, Label, Purifier, Scalar
 
 
 class Estimate(NamedTuple):
@@ -30,7 +34,7 @@ def root(square: Estimate) -> Estimate:
 
 
 class Rates(NamedTuple):
-    """Expected compression rates of one image: in l2, as in the paper, and l_inf to l_inf, the attack's norm."""
+    """Expected compression rates of an image: in l2, as in the paper, and l_inf to l_inf, the attack's norm."""
 
     l2: Estimate
     linf: Estimate
@@ -69,6 +73,24 @@ def expected_rates(purifier: Purifier, x: Image, key: Key, eps: Budget, *, draws
     moved = (jax.vmap(lambda eta: purifier(x + eta, key))(perturbations) - purifier(x, key)).reshape(draws, -1)
     original = perturbations.reshape(draws, -1)
     return Rates(*(_estimate(_norms(moved, order) / _norms(original, order)) for order in (2, jnp.inf)))
+
+
+def rate_images(purifier: Purifier, images, keys: Keys, eps, *, draws: int = 32) -> Rates:
+    """`expected_rates` of each image, with NumPy arrays [n] in place of numbers.
+
+    images: [n, height, width, channel] in [0, 1]; keys: [n]; eps: in pixel units, one number or one an image.
+
+    >>> import purimetry as pm
+    >>> rates = rate_images(lambda x, key: x / 2, np.ones((3, 2, 2, 1)), pm.configurations(0, range(3)), eps=0.1)
+    >>> rates.l2.mean.round(4).tolist()
+    [0.5, 0.5, 0.5]
+    """
+    images = check_images(images)
+    check_keys(keys, len(images))
+    check_budget(eps)
+    check_shape(purifier, images[0], keys[0])
+    budgets = np.broadcast_to(np.asarray(eps, np.float32), len(images))
+    return over_images(partial(expected_rates, draws=draws), (purifier,), images, keys, budgets, name="rate")
 
 
 def adversarial_rate(purifier: Purifier, classifier: Classifier, x: Image, label: Label, key: Key) -> Scalar:

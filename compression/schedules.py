@@ -39,7 +39,9 @@ def from_betas(betas: np.ndarray) -> Schedule:
     """The schedule with noise variances `betas` (shape [T], each in (0, 1)): alpha_t = 1 - beta_t (Eq. 3)."""
     betas = np.asarray(betas, np.float64)
     if betas.ndim != 1 or len(betas) == 0 or not ((betas > 0) & (betas < 1)).all():
-        raise ValueError(f"betas must be a non-empty vector in (0, 1), got {betas!r}; check the schedule's range")
+        found = f"{betas.min():g}..{betas.max():g}" if betas.size else "none"
+        raise ValueError(f"betas must be a non-empty vector in (0, 1), got shape {betas.shape} with {found}; check "
+                         "the schedule's range")
     return Schedule(np.concatenate([[1.0], np.cumprod(1 - betas)]), np.arange(-1, len(betas)))
 
 

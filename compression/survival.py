@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from .attacks.iterative import Iterative
 from .attacks.search import attack_images
 from .batches import over_images
-from .checks import check_images
+from .checks import check_classifier, check_images, check_keys, check_labels
 from .losses import margins
 from .purifiers.identity import identity
 from .randomness import configurations
@@ -48,9 +48,11 @@ def minimum_perturbations(
     eps_max: limit of the search in pixel units of the attack's norm. The result is resolved to eps_max / 2^halvings,
         and better where an attack stays inside its budget: the distance it really used is the new upper end.
     """
-    check_images(images)
-    images, labels, n = np.asarray(images, np.float32), np.asarray(labels), len(images)
+    images = np.asarray(check_images(images), np.float32)
+    n = len(images)
+    labels = check_labels(labels, n, check_classifier(classifier, images[:2]))
     keys = configurations(0, np.arange(n)) if keys is None else keys
+    check_keys(keys, n)
     length = attack(0.0).norm.length
     low, high = np.zeros(n, np.float32), np.full(n, eps_max, np.float32)
     adversaries, which = images.copy(), np.arange(n)

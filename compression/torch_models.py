@@ -158,6 +158,11 @@ def _inwards(images):
 
 
 def _outwards(result):
+    import torch
+
+    if not isinstance(result, torch.Tensor):
+        raise TypeError(f"the PyTorch function must return a tensor, got {type(result).__name__}; of diffusers' models "
+                        "give `lambda x, t: unet(x, t).sample`")
     result = result.detach().float().cpu()
     return (result.permute(0, 2, 3, 1) if result.ndim == 4 else result).numpy()
 

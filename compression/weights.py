@@ -3,6 +3,7 @@
 import hashlib
 import json
 import pickle
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -122,12 +123,26 @@ def ddpm_unet(folder: Path | str) -> Network:
 
     x_t is in [-1, 1] and t the network's time 0..999, so `diffusion` takes it with a schedule of the same noise:
     `linear()` for Ho et al.'s.
-    Raises RecordError for a file that cannot be read, ValueError for settings that are not supported or weights of
-    another network.
+    Raises RecordError for a file that cannot be read, ValueError for settings that are not supported, weights of
+    another network, or a pipeline's `scheduler` beside the folder that says that the network predicts something else
+    than noise. Of another schedule than `linear()` there it warns.
     """
     folder = Path(folder)
+    _check_scheduler(folder.parent / "scheduler" / "scheduler_config.json")
     path = folder / DIFFUSERS
     return unet.ddpm_unet(_config(folder), load_published(path if path.exists() else path.with_suffix(".bin")))
+
+
+def _check_scheduler(path: Path) -> None:
+    if not path.exists():
+        return
+    told = json.loads(path.read_text())
+    if (predicts := told.get("prediction_type", "epsilon")) != "epsilon":
+        raise ValueError(f"{path} says that the network predicts {predicts}, expected epsilon, the noise; give a "
+                         "function of (x_t, t) that makes noise of it")
+    if (schedule := told.get("beta_schedule", "linear")) != "linear":
+        warnings.warn(f"{path} says that the network was trained on the schedule {schedule}; sample with the same, by "
+                      "pm.cosine or pm.from_betas", stacklevel=3)
 
 
 def _config(folder: Path) -> dict:

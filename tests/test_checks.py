@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 import purimetry as pm
+from purimetry.compression.networks.from_torch import from_torch
 
 GOOD = np.full((2, 4, 4, 1), 0.5, np.float32)
 KEYS = pm.configurations(0, np.arange(2))
+FLAT = lambda x: 10 * x.ravel()
 
 
 @pytest.mark.parametrize("images, error, message", [
@@ -124,3 +126,39 @@ def test_an_equal_partial_made_anew_finds_the_compiled_program():
 
 def lambda_classifier(x):
     return jnp.stack([x.mean(), 0.4 + 0 * x.mean()])
+
+
+def unchecked(function):
+    """As users have it: without the check of types that the suite puts around it, which would speak first."""
+    return function.__wrapped__
+
+
+@pytest.mark.parametrize("call, error, message", [
+    (lambda: pm.purify(pm.identity, GOOD, KEYS[:1]), ValueError, r"keys must be one an image, 2, got shape \(1,\)"),
+    (lambda: pm.rate_images(pm.identity, GOOD, KEYS, 8), ValueError, "eps is a budget in pixel units"),
+    (lambda: pm.rate_images(pm.identity, 255 * GOOD, KEYS, 0.1), ValueError, r"images must lie in \[0, 1\]"),
+    (lambda: pm.rate_images(pm.identity, GOOD.astype(np.uint8), KEYS, 0.1), TypeError, "divide integer pixels by 255"),
+    (lambda: pm.purify(lambda x, key: x.astype(jnp.bfloat16), GOOD, KEYS), TypeError, "type float32, got bfloat16"),
+    (lambda: pm.minimum_perturbations(pm.pgd, FLAT, GOOD, [0, 1], KEYS[:1]), ValueError, "keys must be one an image"),
+    (lambda: pm.minimum_perturbations(pm.pgd, FLAT, GOOD, [0]), ValueError, r"labels must have shape \(2,\)"),
+    (lambda: pm.attack_images(pm.pgd(0.1), FLAT, pm.identity, GOOD, [0, 1], KEYS, 0.1), TypeError,
+     "expected the constructor of an attack"),
+    (lambda: unchecked(pm.configurations)(0, 5), ValueError, "indices are a vector"),
+    (lambda: pm.over_images(jnp.add, (), GOOD, 0.1), TypeError, "for the same of all images np.full"),
+    (lambda: unchecked(pm.by_survival)(None, pm.rate_images(pm.identity, GOOD, KEYS, 0.1), 0.1), ValueError,
+     "take l2.mean"),
+    (lambda: unchecked(from_torch)(None, "weights.pth"), TypeError, "read a file by pm.load_published"),
+    (lambda: pm.linear(beta_max=2.0), ValueError, r"got shape \(1000,\) with 0.0001..2; check the schedule's range"),
+])
+def test_what_a_newcomer_may_give(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
+
+
+def test_lists_are_arrays():
+    """Of images, labels, and numbers of images."""
+    whole = pm.purify(pm.identity, GOOD, KEYS)
+    np.testing.assert_array_equal(pm.purify(pm.identity, list(GOOD), pm.configurations(0, [0, 1])), whole)
+    found = pm.attack_images(pm.fgsm, FLAT, pm.identity, list(GOOD), [0, 1], pm.configurations(0, range(2)), 0.1)
+    assert found.margin.shape == (2,)
+    assert pm.rate_images(pm.identity, list(GOOD), KEYS, [0.1, 0.2]).l2.mean.tolist() == pytest.approx([1, 1])

@@ -76,7 +76,7 @@ def test_an_npz_holds_bytes_or_pixels(tmp_path):
 
 
 @pytest.mark.parametrize("arrays, message", [
-    ({"images": STORED}, "has no 'labels is not a file in the archive'"),
+    ({"images": STORED}, "lacks images or labels: labels is not a file"),
     ({"images": STORED, "labels": np.arange(6)}, "labels must have shape"),
     ({"images": STORED, "labels": np.arange(7.0)}, "labels must be integers"),
     ({"images": STORED.astype(np.int32), "labels": np.arange(7)}, "divide integer pixels by 255"),

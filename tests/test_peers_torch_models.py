@@ -112,12 +112,12 @@ def test_a_purifier_is_called_once_an_image():
     called = []
 
     def counted(x):
-        called.append(len(x))
+        called.append((len(x), bool(x.any())))
         return noised(x)
 
     purifier = pm.torch_purifier(counted)
     pm.purify(purifier, IMAGES, XI)
-    assert called == [1] * (1 + N)  # the first is a row of zeros, for the shape
+    assert called.count((1, True)) == N and set(called) <= {(1, True), (1, False)}  # zeros are asked for the shape
     of_first = lambda x, key: purifier(x, key)[0, 0, 0]
     slopes = pm.over_images(lambda f, x, key: jax.grad(f)(x, key), (of_first,), IMAGES, XI)
     np.testing.assert_allclose(slopes[:, 0, 0, 0], 0.8, rtol=1e-6)
@@ -172,3 +172,19 @@ def test_probabilities_and_training_mode_are_refused(classifiers):
 def test_a_purifier_of_another_shape_is_refused():
     with pytest.raises(ValueError, match=r"must keep the image's shape \(8, 8, 1\), got \(4, 4, 1\)"):
         pm.check_purifier(pm.torch_purifier(lambda x: x[:, :, ::2, ::2]), IMAGES, XI)
+
+
+def test_a_module_that_is_not_wrapped_is_refused():
+    module = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10)).eval()
+    with pytest.raises(TypeError, match=r"got a PyTorch module; give pm.torch_classifier\(module\)"):
+        pm.check_classifier(module, IMAGES)
+    with pytest.raises(TypeError, match=r"got a PyTorch module; give pm.torch_purifier\(module\)"):
+        pm.purify(module, IMAGES, XI)
+
+
+def test_what_is_no_tensor_is_refused():
+    class Output:
+        sample = torch.zeros(1)
+
+    with pytest.raises(TypeError, match=r"must return a tensor, got Output; of diffusers' models give `lambda x, t"):
+        pm.torch_denoiser(lambda x, t: Output())(jnp.ones((2, 2, 1)), jnp.float32(1))

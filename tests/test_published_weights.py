@@ -140,6 +140,19 @@ def test_a_folder_without_a_config_is_refused(content, tmp_path):
         weights.ddpm_unet(tmp_path)
 
 
+def test_a_pipelines_scheduler_has_a_say(tmp_path):
+    """A network that predicts something else than noise is refused, one of another schedule is warned of."""
+    folder, told = tmp_path / "unet", tmp_path / "scheduler" / "scheduler_config.json"
+    folder.mkdir(), told.parent.mkdir()
+    told.write_text('{"prediction_type": "v_prediction"}')
+    with pytest.raises(ValueError, match="the network predicts v_prediction, expected epsilon"):
+        weights.ddpm_unet(folder)
+    told.write_text('{"beta_schedule": "squaredcos_cap_v2", "prediction_type": "epsilon"}')
+    with (pytest.warns(UserWarning, match="trained on the schedule squaredcos_cap_v2; sample with the same"),
+          pytest.raises(weights.RecordError, match=r"expected diffusers' config\.json")):
+        weights.ddpm_unet(folder)
+
+
 def test_a_card_says_until_when_a_denoiser_was_trained(tmp_path):
     assert weights.trained_until(tmp_path) is None
     (tmp_path / "card.json").write_text('{"loss": 0.03}')

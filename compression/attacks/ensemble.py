@@ -115,8 +115,7 @@ def ensemble(
     >>> found.names[found.by[0]], found.robust.tolist(), found.evaluations.tolist()
     ('fgsm', [1.0, 0.0], [[5]])
     """
-    check_images(images)
-    images, labels = np.asarray(images, np.float32), np.asarray(labels)
+    images, labels = check_images(images), np.asarray(labels)
     members = version(check_classifier(classifier, images[:2]), norm)
     n = len(images)
     x, margins = np.array(images, np.float32), judge_images(classifier, purifier, images, labels, keys, size)

@@ -50,10 +50,13 @@ def attack_images(
     alone: `broken_at` is -1 unless that input is really misclassified. Arrays are NumPy, with images along the first
     axis.
     """
+    if isinstance(attack, iterative.Iterative):
+        raise TypeError("expected the constructor of an attack, which takes eps, got an attack; give pm.pgd or "
+                        "partial(pm.pgd, steps=40), and eps to the search")
     settings = attack(0.0)
     if not confidence >= 0:
         raise ValueError(f"confidence is a margin >= 0, got {confidence}; 0 leaves an image once it is broken")
-    check_images(images)
+    images = check_images(images)
     labels = check_labels(labels, len(images), check_classifier(classifier, images[:2]))
     check_budget(eps, settings.norm.largest(images.shape[1:]))
     check_keys(keys, len(images))
@@ -110,7 +113,7 @@ def judge_images(
     >>> judge_images(lambda x: x.reshape(-1), pm.identity, images, np.array([0]), keys).tolist()
     [-0.25]
     """
-    check_images(images)
+    images = check_images(images)
     labels = check_labels(labels, len(images), check_classifier(classifier, images[:2]))
     check_keys(keys, len(images))
     check_shape(purifier, images[0], keys[0])

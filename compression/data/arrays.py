@@ -23,7 +23,8 @@ def npz(path: Path | str) -> Dataset:
         with np.load(path, allow_pickle=False) as file:
             images, labels = file["images"], file["labels"]
     except KeyError as error:
-        raise DataError(f"{path} has no {error}; write it by np.savez(path, images=images, labels=labels)") from error
+        raise DataError(f"{path} lacks images or labels: {error.args[0]}; write it by np.savez(path, images=images, "
+                        "labels=labels)") from error
     except (OSError, EOFError, ValueError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path} cannot be read as .npz of numbers ({error}); write it by np.savez") from error
     if images.ndim != 4 or images.shape[-1] not in (1, 3):

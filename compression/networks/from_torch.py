@@ -34,6 +34,9 @@ def from_torch(
     >>> nnx.merge(network.graph, network.state)["readout"](jnp.ones(2)).tolist()
     [2.0, 2.0, 2.0]
     """
+    if not isinstance(arrays, Mapping):
+        raise TypeError(f"expected a state dict, names with their arrays, got {type(arrays).__name__}; read a file by "
+                        "pm.load_published(path)")
     graph, state = nnx.split(nnx.eval_shape(lambda: build(rngs=nnx.Rngs(0))))
     structure = jax.tree.structure(state)
     axes, shapes = _described(state)

@@ -5,7 +5,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ..batches import NonFinite, over_images
-from ..checks import check_images
+from ..checks import check_images, check_keys, check_shape
 from ..types import Keys, Purifier
 from .diffusion import first_bad_step, is_diffusion
 
@@ -21,7 +21,9 @@ def purify(purifier: Purifier, images, keys: Keys) -> Float[np.ndarray, "n heigh
     >>> purify(pm.identity, np.zeros((2, 4, 4, 1), np.float32), pm.configurations(0, np.arange(2))).shape
     (2, 4, 4, 1)
     """
-    check_images(images)
+    images = check_images(images)
+    check_keys(keys, len(images))
+    check_shape(purifier, images[0], keys[0])
     try:
         return over_images(_apply, (purifier,), images, keys, name="purified image")
     except NonFinite as error:
