@@ -1,7 +1,11 @@
 """Purimetry: how adversarial purifiers compress image space, and the robust accuracy that this predicts.
 
-The public face: names are imported from where they are defined when they are first used, so that importing the
-package, and the command line's `--help`, stay quick.
+To begin with: `digits`, `cifar10`, `image_folder`, `npz` are images; `trained`, `ddpm_unet`, `torch_classifier` are
+networks; `diffusion` with `ddpm`, `ddim`, `reverse_only` a purifier, `configurations` its fixed randomness; `rate_images`,
+`minimum_perturbations`, `kaplan_meier` measure, `by_survival` predicts, `preflight` and `attack_images` judge.
+
+Names are imported from where they are defined when they are first used, so that importing the package, and the command
+line's `--help`, stay quick.
 """
 
 from difflib import get_close_matches
@@ -26,6 +30,7 @@ _HOME = {
     "compression.data.digits": ("digits",),
     "compression.data.download": ("download",),
     "compression.data.image_folder": ("image_folder",),
+    "compression.denoisers": ("from_score", "from_v", "from_x0"),
     "compression.detectors": ("MagNet", "reconstruction_errors", "rejection_threshold"),
     "compression.distances": (
         "cosine_distance", "frechet_distance", "frechet_distance_extrapolated", "jackknife", "jackknife_error",

@@ -3,6 +3,7 @@
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -17,6 +18,9 @@ def check_images(images) -> Float[np.ndarray, "n height width channel"]:
         raise TypeError(f"images must be floating point in [0, 1], got {images.dtype}; divide integer pixels by 255")
     if images.ndim != 4:
         raise ValueError(f"images must be [n, height, width, channel], got shape {images.shape}; for one, use x[None]")
+    if images.shape[3] not in (1, 3) and images.shape[1] in (1, 3):
+        raise ValueError(f"images must be [n, height, width, channel], got shape {images.shape}, channels first; use "
+                         "images.transpose(0, 2, 3, 1)")
     if len(images) == 0:
         raise ValueError(f"images must hold at least one image, got shape {images.shape}; check the subset")
     bad = ~np.isfinite(images).reshape(len(images), -1).all(1)
@@ -72,8 +76,12 @@ def _logits(classifier, images):
 
 def check_keys(keys, n: int) -> None:
     """Raise unless there is one key of xi an image, so that no two share their noise by accident."""
+    if jnp.issubdtype(getattr(keys, "dtype", None), np.uint32):
+        raise TypeError("keys must be of jax.random.key, got legacy ones of uint32; use pm.configurations(seed, "
+                        "range(n))")
     if np.shape(keys) != (n,):
-        raise ValueError(f"keys must be one an image, {n}, got shape {np.shape(keys)}; use randomness.configurations")
+        raise ValueError(f"keys must be one an image, {n}, got shape {np.shape(keys)}; use "
+                         "pm.configurations(seed, range(n))")
 
 
 def check_shape(purifier: Purifier, x, key) -> None:

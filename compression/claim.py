@@ -45,7 +45,7 @@ class Claim:
     classifier, purifier, images, labels, keys: the defence, and the images with their labels and xi.
     eps: budget in pixel units. attack: constructor of an `Iterative` from it. criterion: what it ascends.
     seen: the purifier whose gradient the attack follows; the defence's own unless told, otherwise for example
-        `gradients.straight_through(purifier)`.
+        `pm.straight_through(purifier)`.
     view: how the defence decides, and what is attacked and judged.
     gradient_free: constructor of an attack without gradients, which is expected to be the weaker one.
     clean_accuracy: the one you know the defence to have (0 to 1), from elsewhere.

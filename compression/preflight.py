@@ -138,7 +138,7 @@ def finite_gradients(claim: Claim) -> Iterator[Finding]:
     if bad.any():
         yield Finding("finite_gradients", "error", f"loss or gradient is not finite for image {bad.argmax()} and "
                       f"{bad.sum() - 1} more of {len(bad)}", "look for square roots, norms and divisions at 0, and for "
-                      "overflow; or replace the purifier's Jacobian (gradients.straight_through)",
+                      "overflow; or replace the purifier's Jacobian (pm.straight_through)",
                       {"share": bad.mean()})
 
 
@@ -211,7 +211,7 @@ def purification_time(claim: Claim) -> Iterator[Finding]:
     if errors[best] < 0.75 * errors[0]:
         yield Finding("purification_time", "error", f"the noise predictor errs by {errors[0]:.3f} at the time it is "
                       f"told, {told:g}, and by {errors[best]:.3f} at {FACTORS[best]:g} times it",
-                      "give the schedule the times that the network was trained with (schedules.respaced)",
+                      "give the schedule the times that the network was trained with (pm.respaced)",
                       measured | {"error": errors[0], "other_error": errors[best], "factor": FACTORS[best]})
 
 
@@ -227,7 +227,7 @@ def same_defence(claim: Claim) -> Iterator[Finding]:
         told = " ({} steps instead of {})".format(*counts) if len(counts) == 2 else ""
         yield Finding("same_defence", "error", f"the attack sees another purifier than the one it is judged by{told}, "
                       f"pixels differ by up to {apart:.2g}",
-                      "use the same steps, or gradients.straight_through(purifier, surrogate) and say so",
+                      "use the same steps, or pm.straight_through(purifier, surrogate) and say so",
                       {"apart": apart})
 
 
@@ -241,7 +241,7 @@ def usable_gradients(claim: Claim) -> Iterator[Finding]:
         yield Finding("usable_gradients", "error" if lost.mean() > LOST else "warning",
                       f"the gradient is zero for {zero:.0%} of the images, and too small to be of use for "
                       f"{lost.mean() - zero:.0%} more", "attack the margin instead of cross-entropy; where the "
-                      "purifier rounds or saturates, replace its Jacobian (gradients.bpda) or use no gradients",
+                      "purifier rounds or saturates, replace its Jacobian (pm.bpda) or use no gradients",
                       {"zero": zero, "lost": lost.mean()})
 
 
@@ -254,7 +254,7 @@ def truthful_gradients(claim: Claim) -> Iterator[Finding]:
     yield Finding("truthful_gradients", "error" if shattered and claim.seen is None else "warning",
                   f"small steps along the gradient gain {ratio:.2g} times what it promises, expected about 1",
                   "the gradient is shattered or not the loss's: replace the Jacobian of what oscillates "
-                  "(gradients.bpda), average over draws, or attack without gradients" if shattered else
+                  "(pm.bpda), average over draws, or attack without gradients" if shattered else
                   "the gradient is flatter than the loss: attack the margin, or replace the Jacobian of what saturates",
                   {"gained_over_promised": ratio})
 

@@ -84,6 +84,11 @@ class AttackResult(NamedTuple):
     gradients: Int[Array, ""]
     evaluations: Int[Array, ""]
 
+    @property
+    def robust(self):
+        """Whether the attack failed; its mean over images is the robust accuracy."""
+        return self.broken_at < 0
+
 
 @runtime_checkable
 class Attack(Protocol):

@@ -116,6 +116,11 @@ def _load_torch(path: Path) -> dict[str, np.ndarray]:
     return {name: (found.float() if found.is_floating_point() else found).numpy() for name, found in tensors.items()}
 
 
+LINEAR = {"beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02, "num_train_timesteps": 1000,
+          "trained_betas": None}
+"""What diffusers' schedulers say of `schedules.linear()`, by default as well."""
+
+
 def ddpm_unet(folder: Path | str) -> Network:
     """The noise predictor eps(x_t, t) of a folder in diffusers' format, such as `google/ddpm-cifar10-32`.
 
@@ -128,21 +133,26 @@ def ddpm_unet(folder: Path | str) -> Network:
     than noise. Of another schedule than `linear()` there it warns.
     """
     folder = Path(folder)
-    _check_scheduler(folder.parent / "scheduler" / "scheduler_config.json")
+    if other := other_schedule(folder):
+        warnings.warn(f"the pipeline of {folder} has another schedule than linear(), {other}; sample with the same, by "
+                      "pm.linear, pm.cosine or pm.from_betas", stacklevel=2)
     path = folder / DIFFUSERS
     return unet.ddpm_unet(_config(folder), load_published(path if path.exists() else path.with_suffix(".bin")))
 
 
-def _check_scheduler(path: Path) -> None:
+def other_schedule(folder: Path | str) -> dict[str, Any]:
+    """What the scheduler of the pipeline that a network's folder is part of says otherwise than `linear()`.
+
+    Empty where there is none. ValueError where it says that the network predicts something else than noise.
+    """
+    path = Path(folder).parent / "scheduler" / "scheduler_config.json"
     if not path.exists():
-        return
+        return {}
     told = json.loads(path.read_text())
     if (predicts := told.get("prediction_type", "epsilon")) != "epsilon":
-        raise ValueError(f"{path} says that the network predicts {predicts}, expected epsilon, the noise; give a "
-                         "function of (x_t, t) that makes noise of it")
-    if (schedule := told.get("beta_schedule", "linear")) != "linear":
-        warnings.warn(f"{path} says that the network was trained on the schedule {schedule}; sample with the same, by "
-                      "pm.cosine or pm.from_betas", stacklevel=3)
+        raise ValueError(f"{path} says that the network predicts {predicts}, expected epsilon, the noise; give a copy "
+                         "of the folder alone, and what is read to pm.from_v or pm.from_x0")
+    return {name: told[name] for name, ours in LINEAR.items() if told.get(name, ours) != ours}
 
 
 def _config(folder: Path) -> dict:

@@ -73,6 +73,9 @@ def classifier(given: str, option: str = "--classifier") -> Given:
 
 
 def _diffusers(given: str, path: Path) -> Given:
+    if other := _of("--denoiser", given, weights.other_schedule, path):
+        raise ValueError(f"--denoiser {given}: its pipeline has another schedule than the linear one that runs sample "
+                         f"with, {other}; use it in a script")
     network = _of("--denoiser", given, weights.ddpm_unet, path)
     side = json.loads((path / "config.json").read_text()).get("sample_size")
     sha256 = digest({str(i): np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(network))})
@@ -113,8 +116,8 @@ download the weights, or leave the option out
     return name, Path(path)
 
 
-def _of(option: str, given: str, importer: Callable, source) -> Network:
-    """What the importer makes; its ValueErrors say which option they are about."""
+def _of(option: str, given: str, importer: Callable, source):
+    """What the importer makes of the source; its ValueErrors say which option they are about."""
     try:
         return importer(source)
     except ValueError as error:

@@ -1,6 +1,7 @@
 """The command line: purimetry list | data NAME | train NAME | run NAME | reproduce | report DIR."""
 
 import json
+import re
 import sys
 import warnings
 from dataclasses import dataclass, field, replace
@@ -153,7 +154,14 @@ Command = (
 
 def parsed(arguments: list[str] | None) -> Command:
     """The command that these arguments say; SystemExit, with what is wrong, where they say none."""
-    return tyro.cli(Command, prog="purimetry", args=arguments, config=(tyro.conf.OmitArgPrefixes,))
+    words = [_decimal(word) for word in (sys.argv[1:] if arguments is None else arguments)]
+    return tyro.cli(Command, prog="purimetry", args=words, config=(tyro.conf.OmitArgPrefixes,))
+
+
+def _decimal(word: str) -> str:
+    """A fraction as a decimal, since budgets are told as 8/255."""
+    part = re.fullmatch(r"(\d+(?:\.\d+)?)/([1-9]\d*)", word)
+    return repr(float(part[1]) / int(part[2])) if part else word
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -55,7 +55,12 @@ class Bottleneck:
 def trained(
     dataset: Dataset, training: Training | None = None, cache: Path | None = None
 ) -> tuple[Network, Network]:
-    """The run's classifier and noise predictor for a data set, from the cache or trained now (about 100 s)."""
+    """The run's classifier and noise predictor for a data set, from the cache or trained now (about 100 s).
+
+    ValueError for a data set without training images.
+    """
+    if not len(dataset.train_images):
+        raise ValueError(f"{dataset.name} has no images to train on; give networks of your own")
     training, cache = training or Training(), cache or default_cache()
     return classifier(training, dataset, cache)[0], denoiser(training, dataset, cache)[0]
 

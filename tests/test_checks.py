@@ -19,6 +19,7 @@ FLAT = lambda x: 10 * x.ravel()
     (GOOD[:0], ValueError, "at least one image"),
     (np.where(np.arange(2)[:, None, None, None] == 1, np.nan, GOOD), ValueError, "must be finite, image 1 is not"),
     (2 * GOOD - 1 - 0.1, ValueError, r"must lie in \[0, 1\], got \[-0.1, -0.1\]; rescale"),
+    (np.zeros((2, 3, 8, 8), np.float32), ValueError, r"channels first; use images.transpose\(0, 2, 3, 1\)"),
     (255 * GOOD, ValueError, r"must lie in \[0, 1\], got \[127.5, 127.5\]"),
 ])
 def test_images(images, error, message):
@@ -143,6 +144,8 @@ def unchecked(function):
     (lambda: pm.minimum_perturbations(pm.pgd, FLAT, GOOD, [0]), ValueError, r"labels must have shape \(2,\)"),
     (lambda: pm.attack_images(pm.pgd(0.1), FLAT, pm.identity, GOOD, [0, 1], KEYS, 0.1), TypeError,
      "expected the constructor of an attack"),
+    (lambda: unchecked(pm.purify)(pm.identity, GOOD, jax.random.split(jax.random.PRNGKey(0), 2)), TypeError,
+     "got legacy ones of uint32"),
     (lambda: unchecked(pm.configurations)(0, 5), ValueError, "indices are a vector"),
     (lambda: pm.over_images(jnp.add, (), GOOD, 0.1), TypeError, "for the same of all images np.full"),
     (lambda: unchecked(pm.by_survival)(None, pm.rate_images(pm.identity, GOOD, KEYS, 0.1), 0.1), ValueError,

@@ -9,10 +9,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from purimetry.compression.data.dataset import only_test
 from purimetry.compression.data.digits import digits
 from purimetry.experiments import models
 from purimetry.experiments.architectures import Given
-from purimetry.experiments.command_line import EXPERIMENTS, main
+from purimetry.experiments.command_line import EXPERIMENTS, main, parsed
 from purimetry.experiments.configuration import Configuration, Training, quick
 from purimetry.experiments.workbench import Cell, Workbench
 
@@ -145,3 +146,13 @@ def test_the_test_split_is_fixed_and_stratified():
     assert data.fingerprint == digits().fingerprint
     every = np.concatenate([data.train_images, data.test_images]).reshape(1797, -1).sum(1)
     assert every.sum() == pytest.approx(561718 / 16, rel=1e-6)  # scikit-learn's own sum of all pixels
+
+
+def test_a_budget_may_be_a_fraction():
+    assert parsed(["run", "rates", "--eps", "8/255", "0.1"]).configuration.eps == (8 / 255, 0.1)
+
+
+def test_what_has_no_images_to_train_on_is_said():
+    images = np.zeros((2, 8, 8, 1), np.float32)
+    with pytest.raises(ValueError, match="grey has no images to train on; give networks of your own"):
+        models.trained(only_test("grey", images, [0, 1]))
