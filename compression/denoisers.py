@@ -34,7 +34,7 @@ def from_x0(network: Callable, schedule: Schedule) -> NoisePredictor:
     >>> import purimetry as pm
     >>> predictor = from_x0(lambda x_t, t: 0 * x_t, pm.linear())
     >>> round(float(predictor(jnp.ones((1, 1, 1)), jnp.float32(99))[0, 0, 0]), 3)  # all is noise: 1 / sqrt(0.103)
-    3.122
+    3.116
     """
     return _seen(_of_x0, network, schedule)
 
