@@ -4,6 +4,7 @@ Each predictor says per image whether "classifier after f_xi" withstands a budge
 what fraction of images does. They are listed from the cheapest to the dearest.
 """
 
+import warnings
 from typing import NamedTuple
 
 import jax
@@ -38,11 +39,18 @@ purifiers."""
 def by_survival(curve: Survival, rates: Float[np.ndarray, "n"], eps: Budget) -> float:
     """The paper's prediction S(CR eps): CR the mean rate, S the bare classifier's survival curve (Table 3).
 
+    Warns where S was not searched as far.
+
     >>> from purimetry import kaplan_meier
     >>> by_survival(kaplan_meier(np.array([0.0, 0.1, 0.2, 0.3]), np.zeros(4, bool)), np.array([0.4, 0.6]), 0.3)
     0.5
     """
-    return float(curve(_numbers(rates, "rates").mean() * eps))
+    compressed = _numbers(rates, "rates").mean() * eps
+    predicted = float(curve(compressed))
+    if compressed > curve.searched and predicted > 0:
+        warnings.warn(f"the compressed budget {compressed:g} is larger than any that was tried, {curve.searched:g}; "
+                      "the prediction is an upper bound; search minimum perturbations up to it (eps_max)", stacklevel=2)
+    return predicted
 
 
 def image_wise(

@@ -86,12 +86,14 @@ class Survival(NamedTuple):
 
     at: [k] where it falls, ascending. value: [k] from there on; S is 1 before at[0].
     lower, upper: [k] pointwise 95 % band; where S is 0, its upper end is that of the fall before, 1 if there was none.
+    searched: the largest distance, of a fall or censored, beyond which nothing is known of S but that it falls.
     """
 
     at: Float[np.ndarray, "k"]
     value: Float[np.ndarray, "k"]
     lower: Float[np.ndarray, "k"]
     upper: Float[np.ndarray, "k"]
+    searched: float
 
     def __call__(self, eps):
         """S at one or many budgets; its last value, an upper bound, beyond the last distance that was searched."""
@@ -123,7 +125,8 @@ def kaplan_meier(distance, censored, z: float = 1.959964) -> Survival:
         lower, upper = value ** np.exp(-z * spread), value ** np.exp(z * spread)
     above_zero = value > 0  # at all but the last fall at most, where Greenwood's variance is not defined
     before = np.concatenate([[1.0], upper])[: len(value)]
-    return Survival(at, value, np.where(above_zero, lower, 0), np.where(above_zero, upper, before))
+    return Survival(at, value, np.where(above_zero, lower, 0), np.where(above_zero, upper, before),
+                    float(distance.max()))
 
 
 def _distances(distance, censored):

@@ -204,3 +204,12 @@ def test_a_rate_that_is_nan_predicts_nothing():
         pm.image_wise(np.array([0.1, 0.2]), np.zeros(2, bool), rates, 0.1)
     with pytest.raises(ValueError, match="distances hold nan, first in row 1"):
         pm.image_wise(rates, np.zeros(2, bool), np.array([0.5, 0.5]), 0.1)
+
+
+def test_a_budget_beyond_the_search_is_warned_of():
+    """Unless nothing survives the search, for then nothing does beyond it."""
+    censored = pm.kaplan_meier(np.full(4, 0.05), np.ones(4, bool))
+    with pytest.warns(UserWarning, match="compressed budget 0.9 is larger than any that was tried, 0.05"):
+        assert pm.by_survival(censored, np.ones(4), 0.9) == 1
+    assert pm.by_survival(pm.kaplan_meier(np.full(4, 0.05), np.zeros(4, bool)), np.ones(4), 0.9) == 0
+    assert pm.by_survival(censored, np.ones(4), 0.04) == 1
