@@ -40,6 +40,10 @@ FAINT, DROWNED = 0.01, 0.1
 """Standard deviation of the noise at t*, in pixel units, below which hardly anything is purified; share of the image
 in x_t* below which hardly anything of it is left."""
 
+USELESS = 0.9
+"""Mean squared error of a noise predictor, of 1 for predicting none, above which it denoises hardly anything; a warning
+only, for of images whose pixels have nothing to do with one another the best one is no better at small t*."""
+
 FACTORS = (1, 1e-3, 1e-2, 0.1, 10, 100, 1000)
 """Units in which a time may have been told: steps respaced by some factor, or a fraction of the process."""
 
@@ -213,6 +217,12 @@ def purification_time(claim: Claim) -> Iterator[Finding]:
                       f"told, {told:g}, and by {errors[best]:.3f} at {FACTORS[best]:g} times it",
                       "give the schedule the times that the network was trained with (pm.respaced)",
                       measured | {"error": errors[0], "other_error": errors[best], "factor": FACTORS[best]})
+    elif noise >= FAINT and errors[0] > USELESS:
+        yield Finding("purification_time", "warning", f"the noise predictor errs by {errors[0]:.3f} at t* = {t_star} "
+                      "steps, where predicting no noise at all errs by 1",
+                      "check its weights, the schedule that it was trained on, and what it predicts: pm.from_v, "
+                      "pm.from_x0 and pm.from_score make noise of others",
+                      measured | {"error": errors[0]})
 
 
 def same_defence(claim: Claim) -> Iterator[Finding]:

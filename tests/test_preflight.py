@@ -275,6 +275,17 @@ def test_a_purification_time_in_the_wrong_unit(schedule, t_star, severity, messa
     assert finding.severity == severity and message in finding.message
 
 
+@pytest.mark.parametrize("predictor", [
+    lambda x_t, t: 0 * x_t,
+    lambda x_t, t: -x_t,  # the sign of a score's
+], ids=["nothing", "score"])
+def test_a_predictor_of_no_noise_is_warned_of(predictor):
+    steps = pm.ddpm(schedules.respaced(schedules.linear(), 100), 10)
+    (finding,) = found(preflight.purification_time, purifier=pm.diffusion(predictor, steps), images=GREY)
+    assert finding.severity == "warning" and "predicting no noise at all errs by 1" in finding.message
+    assert "pm.from_score" in finding.remedy
+
+
 def test_a_fraction_of_the_process_is_refused_where_steps_are_meant():
     with pytest.raises(ValueError, match="multiply a fraction"):
         pm.ddpm(schedules.linear(), 0.1)
