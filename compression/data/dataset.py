@@ -106,7 +106,7 @@ class Dataset(NamedTuple):
         """
         available = len(self.test_images)
         if not 1 <= n <= available:
-            raise ValueError(f"{self.name} has {available} test images, got {n}; ask for 1 to as many")
+            raise ValueError(f"{self.name} has {available} test images, got {n}; ask for 1 to as many (--images)")
         order = np.arange(available) if seed is None else np.random.default_rng(seed).permutation(available)
         return order[:n]
 
