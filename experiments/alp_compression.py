@@ -5,8 +5,8 @@ Time: about 5 minutes on 2 cores of an AMD EPYC, by its 570 seconds of both.
 Expect: autoencoders below the diffusion models' curve. On digits (128 images, eps 0.1) ALP has the rate 0.584 ± 0.003
 and 60 ± 4 % robust accuracy, the VAE 0.579 ± 0.003 and 53 ± 4 %, where DDIM at t* = 2 compresses less, 0.634 ± 0.003,
 and keeps 65 ± 4 %; ALP's adversarial rate is 0.67, DDIM's at t* = 5 0.48. ALP's noise changes neither rate nor
-robustness (59 ± 4 % without it). S(CR eps) at anchors is 15 ± 1 points too high for autoencoders, 13 ± 2 for diffusion,
-the short attack extrapolated is within 0.4 ± 0.2, though its form was chosen on diffusion.
+robustness (58 ± 4 % without it). S(CR eps) at anchors is 15 ± 1 points too high for autoencoders, 13 ± 2 for diffusion,
+the short attack extrapolated is within 0.3 ± 0.3, though its form was chosen on diffusion.
 
 The document measures robust accuracy alone. Here ALP at its learned sigma, the same network without its noise, a VAE,
 MagNet's reformer (an autoencoder of reconstruction alone), and DDPM and DDIM at the middle t* have all that the
