@@ -1,6 +1,7 @@
 """The README's examples run as they stand, one after the other; its commands, and those of `docs/`, exist."""
 
 import re
+import runpy
 import shlex
 from pathlib import Path
 
@@ -58,6 +59,12 @@ def test_every_command_is_one(command):
 def test_every_name_is_public(name):
     assert name in pm.__all__
     assert getattr(pm, name).__doc__
+
+
+def test_the_page_of_public_names_is_current():
+    """`python docs/api.py` writes it."""
+    module = runpy.run_path(str(ROOT / "docs/api.py"))
+    assert module["page"]() == PAGES["docs/api.md"]
 
 
 @pytest.mark.parametrize("page", PAGES)
