@@ -1,6 +1,7 @@
 """Checks of what comes in, before anything is compiled: what was expected, what came, what to do."""
 
 import sys
+from contextlib import contextmanager
 
 import jax
 import jax.numpy as jnp
@@ -56,7 +57,8 @@ def check_budget(eps, largest: float = 1.0) -> None:
 def check_classifier(classifier: Classifier, images) -> int:
     """Raise unless the classifier gives finite logits, not probabilities; return its number of classes."""
     _not_of_torch(classifier, "torch_classifier")
-    logits = np.asarray(_logits(as_pytree(classifier), np.asarray(images)))
+    with _called_with("a classifier is called with one image, [height, width, channel]", "torch_classifier"):
+        logits = np.asarray(_logits(as_pytree(classifier), np.asarray(images)))
     if logits.ndim != 2 or logits.shape[1] < 2:
         raise ValueError(f"a classifier maps one image to a vector of logits, got shape {logits.shape[1:]} an image")
     if not np.isfinite(logits).all():
@@ -87,11 +89,23 @@ def check_keys(keys, n: int) -> None:
 def check_shape(purifier: Purifier, x, key) -> None:
     """Raise unless the purifier keeps the shape and the type of one image; nothing is computed."""
     _not_of_torch(purifier, "torch_purifier")
-    found, own = jax.eval_shape(purifier, np.asarray(x), key), jax.dtypes.canonicalize_dtype(np.asarray(x).dtype)
+    with _called_with("a purifier is called with one image, [height, width, channel], and a key", "torch_purifier"):
+        found = jax.eval_shape(purifier, np.asarray(x), key)
+    own = jax.dtypes.canonicalize_dtype(np.asarray(x).dtype)
     if found.shape != np.shape(x):
         raise ValueError(f"a purifier must keep the image's shape {np.shape(x)}, got {found.shape}; resize its output")
     if found.dtype != own:
         raise TypeError(f"a purifier must return pixels of the image's type {own}, got {found.dtype}; cast its output")
+
+
+@contextmanager
+def _called_with(what, wrapper):
+    """What the user's own function raises keeps its type and its place, and says how it was called."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note(f"{what}, which JAX traces; code in PyTorch, or in NumPy from within, goes through pm.{wrapper}")
+        raise
 
 
 def _not_of_torch(function, wrapper):

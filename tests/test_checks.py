@@ -1,5 +1,7 @@
 """Bad input gets an error that names what was expected, what came and what to do."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -165,3 +167,13 @@ def test_lists_are_arrays():
     found = pm.attack_images(pm.fgsm, FLAT, pm.identity, list(GOOD), [0, 1], pm.configurations(0, range(2)), 0.1)
     assert found.margin.shape == (2,)
     assert pm.rate_images(pm.identity, list(GOOD), KEYS, [0.1, 0.2]).l2.mean.tolist() == pytest.approx([1, 1])
+
+
+@pytest.mark.parametrize("call, note", [
+    (lambda: pm.purify(lambda x, key: jnp.asarray(np.asarray(x)), GOOD, KEYS), "one image, .* and a key"),
+    (lambda: pm.check_classifier(lambda x: x.reshape(len(x), -1) @ np.ones((16, 10)), GOOD), "with one image"),
+])
+def test_what_a_function_raises_says_how_it_was_called(call, note):
+    with pytest.raises(TypeError) as raised:
+        call()
+    assert any(re.search(note, said) for said in raised.value.__notes__)
