@@ -68,7 +68,8 @@ def torch_purifier(purify: Callable) -> Purifier:
     placed = _placed(purify)
 
     def seeded(x, words):
-        with _generators, torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        devices = range(torch.cuda.device_count())
+        with _generators, torch.enable_grad(), torch.random.fork_rng(devices=devices):  # guidance may need gradients
             ((high, low),) = words.tolist()
             torch.manual_seed(high << 32 | low)
             return placed(x)
@@ -98,7 +99,10 @@ def _differentiable(function: Callable, over: Callable = lambda call: call) -> C
 
     @over
     def evaluate(x, *others):
-        return _outwards(function(_inwards(x), *_tensors(others)))
+        import torch
+
+        with torch.no_grad():  # nothing is kept for a gradient that nobody asks for
+            return _outwards(function(_inwards(x), *_tensors(others)))
 
     @over
     def pull(x, cotangent, *others):

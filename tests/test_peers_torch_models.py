@@ -131,6 +131,25 @@ def test_rows_that_are_alike_get_the_same_gradient():
     np.testing.assert_allclose(slope, 0.8, rtol=1e-6)
 
 
+def test_a_forward_pass_keeps_nothing_for_gradients_and_a_purifier_may_take_its_own():
+    kept = []
+    weight = torch.ones(1, requires_grad=True)
+
+    def model(x):
+        logits = weight * x.flatten(1)
+        kept.append(logits.requires_grad)
+        return logits
+
+    pm.check_classifier(pm.torch_classifier(model), 0.9 * IMAGES)
+    assert kept and not any(kept)
+
+    def guided(x):
+        x = x.detach().requires_grad_()
+        return (x - 0.1 * torch.autograd.grad((x**2).sum() / 2, x)[0]).detach()
+
+    np.testing.assert_allclose(pm.purify(pm.torch_purifier(guided), IMAGES, XI), 0.9 * IMAGES, rtol=1e-6)
+
+
 def test_pytorchs_own_generator_is_left_as_it_was():
     torch.manual_seed(3)
     expected = torch.rand(4)
