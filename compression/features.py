@@ -15,10 +15,10 @@ from .networks.pure import Network
 from .weights import load_published
 
 
-def penultimate(network: Network) -> Callable:
+def penultimate(network: Callable) -> Callable:
     """The features from which a classifier's last layer makes its logits.
 
-    network: of a module with a method `features`, such as ConvNet; TypeError for others.
+    network: of a module with a method `features`, such as ConvNet; TypeError for others, and for a function.
 
     >>> import jax.numpy as jnp
     >>> from .networks.convnet import ConvNet
@@ -27,11 +27,10 @@ def penultimate(network: Network) -> Callable:
     >>> penultimate(network)(jnp.zeros((8, 8, 1))).shape
     (128,)
     """
-    module = type(nnx.merge(network.graph, network.state))
-    if not hasattr(module, "features"):
-        raise TypeError(
-            f"{module.__name__} has no method `features`; give it one, or use any function of an image to a vector"
-        )
+    module = type(network.module if isinstance(network, Network) else network)
+    if not isinstance(network, Network) or not hasattr(module, "features"):
+        raise TypeError(f"a classifier of type {module.__name__} shows no features from which its logits are made; "
+                        "give pm.pure of a module with a method `features`, or any function of an image to a vector")
     return Partial(_penultimate, network)
 
 

@@ -1,16 +1,20 @@
 """Networks and purifiers that stay in PyTorch, seen as functions of one image that JAX maps, compiles and pulls back.
 
 A call leaves the compiled program for PyTorch and comes back with the result (`jax.pure_callback`), a whole batch at a
-time. That is slower than a network put into JAX (`networks.from_torch`), and has derivatives of reverse mode only:
-rates, attacks, minimum perturbations and predictors work, `jacobian`, `push` and what is made of them do not.
+time. That is slower than a network put into JAX (`networks.from_torch`). Derivatives are PyTorch's own, of the first
+order, in both directions.
 """
 
 from collections.abc import Callable
+from functools import partial
 from threading import Lock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import ShapedArray
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
 
 from .types import Classifier, NoisePredictor, Purifier
 
@@ -105,35 +109,96 @@ def _differentiable(function: Callable, over: Callable = lambda call: call) -> C
             return _outwards(function(_inwards(x), *_tensors(others)))
 
     @over
-    def pull(x, cotangent, *others):
+    def pull(cotangent, x, *others):
         import torch
 
         with torch.enable_grad():
             x = _inwards(x).requires_grad_()
-            result = function(x, *_tensors(others))
-            if not result.requires_grad:
-                raise ValueError("the PyTorch function has no gradient, for it runs under torch.no_grad or detaches; "
-                                 "take that away, or attack through pm.straight_through")
-            given = _inwards(cotangent) if result.ndim == 4 else _tensors([cotangent])[0]
-            (slope,) = torch.autograd.grad(result, x, given.to(result))
-        return _outwards(slope)
+            result = _followed(function(x, *_tensors(others)))
+            return _outwards(_slope(result, x, _like(cotangent, result)))
 
-    @jax.custom_vjp
+    @over
+    def push(tangent, x, *others):
+        import torch
+        from torch.nn.attention import SDPBackend, sdpa_kernel
+
+        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):  # of attention's ways, one's gradient has a gradient
+            x = _inwards(x).requires_grad_()
+            result = _followed(function(x, *_tensors(others)))
+            # the pull is linear, and what pulls it back pushes; PyTorch's own forward mode lacks common layers
+            pulled = result.detach().zero_().requires_grad_()
+            return _outwards(_slope(_slope(result, x, pulled, True), pulled, _inwards(tangent)))
+
+    @jax.custom_jvp
     def apply(x, *others):
         like = _shaped(evaluate(*_zeros(x, *others)))
         return jax.pure_callback(_flat(evaluate, 3), like, x, *others, vmap_method="broadcast_all")
 
-    def forward(x, *others):
-        return apply(x, *others), (x, others)
+    @apply.defjvp
+    def forward(primals, tangents):
+        (x, *others), result = primals, apply(*primals)
+        return result, _product.bind(tangents[0], x, *others, there=push, back=pull, given=x.shape, result=result.shape)
 
-    def backward(kept, cotangent):
-        x, others = kept
-        pull(*_zeros(x, cotangent, *others))  # what is wrong is said here, and not from inside a compiled program
-        slope = jax.pure_callback(_flat(pull, 3), _shaped(x[None]), x, cotangent, *others, vmap_method="broadcast_all")
-        return slope, *(None for _ in others)
-
-    apply.defvjp(forward, backward)
     return apply
+
+
+def _in_torch(vector, *rest, there, given, result, **_):
+    """J v, or J^T v, of which `there` is made: a vector of shape `given` becomes one of shape `result`, in batches."""
+    batch = vector.shape[: vector.ndim - len(given)]
+    # what is wrong is said here, and not from inside a compiled program
+    there(*(np.zeros((1, *part.shape[len(batch):]), part.dtype) for part in (vector, *rest)))
+    like = jax.ShapeDtypeStruct((*batch, *result), jnp.float32)
+    return jax.pure_callback(_flat(there, len(given)), like, vector, *rest)
+
+
+def _first_order(primals, tangents, **product):
+    (vector, *rest), (change, *others) = primals, tangents
+    if any(type(other) is not ad.Zero for other in others):
+        raise TypeError("models in PyTorch have first derivatives here, no second ones")
+    value = _product.bind(vector, *rest, **product)
+    return value, ad.Zero.from_primal_value(value) if type(change) is ad.Zero else (
+        _product.bind(change, *rest, **product))
+
+
+def _transposed(cotangent, vector, *rest, there, back, given, result):
+    exchanged = dict(there=back, back=there, given=result, result=given)
+    return [_product.bind(cotangent, *rest, **exchanged), *(None for _ in rest)]
+
+
+def _batched(operands, axes, **product):
+    size = next(array.shape[axis] for array, axis in zip(operands, axes, strict=True) if axis is not None)
+    whole = [jnp.broadcast_to(array, (size, *array.shape)) if axis is None else jnp.moveaxis(array, axis, 0)
+             for array, axis in zip(operands, axes, strict=True)]
+    return _product.bind(*whole, **product), 0
+
+
+_product = Primitive("torch_jacobian_product")
+"""Linear in its first operand, with both directions known, so that it is pushed, pulled and batched like JAX's own."""
+
+_product.def_impl(lambda *operands, **product: jax.jit(partial(_product.bind, **product))(*operands))
+_product.def_abstract_eval(lambda vector, *rest, given, result, **_: ShapedArray(
+    (*vector.shape[: vector.ndim - len(given)], *result), vector.dtype))
+ad.primitive_jvps[_product] = _first_order
+ad.primitive_transposes[_product] = _transposed
+batching.primitive_batchers[_product] = _batched
+mlir.register_lowering(_product, mlir.lower_fun(_in_torch, multiple_results=False))
+
+
+def _followed(result):
+    if not result.requires_grad:
+        raise ValueError("the PyTorch function has no gradient, for it runs under torch.no_grad or detaches; "
+                         "take that away, or attack through pm.straight_through")
+    return result
+
+
+def _slope(result, at, weight, again=False):
+    """The gradient of <result, weight> at `at`; with one of its own if it is asked for again."""
+    import torch
+
+    slope = None
+    if result.requires_grad:  # what does not depend on the image has none
+        (slope,) = torch.autograd.grad(result, at, weight, create_graph=again, allow_unused=True)
+    return torch.zeros_like(at) if slope is None else slope
 
 
 def _one_by_one(call):
@@ -171,6 +236,11 @@ def _outwards(result):
     return (result.permute(0, 2, 3, 1) if result.ndim == 4 else result).numpy()
 
 
+def _like(array, result):
+    """An array of an output's shape as a tensor beside that output."""
+    return (_inwards(array) if result.ndim == 4 else _tensors([array])[0]).to(result)
+
+
 def _tensors(arrays):
     import torch
 
@@ -189,9 +259,10 @@ def _shaped(batch):
 def _flat(function, rank):
     """Any number of batch axes as one, for the first array has `rank` axes of its own."""
 
-    def call(first, *others):
-        batch = np.shape(first)[: np.ndim(first) - rank]
-        result = function(*(np.reshape(array, (-1, *np.shape(array)[len(batch):])) for array in (first, *others)))
+    def call(*arrays):
+        arrays = [np.asarray(array) for array in arrays]  # JAX's own would compute within JAX, which one thread awaits
+        batch = arrays[0].shape[: arrays[0].ndim - rank]
+        result = function(*(array.reshape(-1, *array.shape[len(batch):]) for array in arrays))
         return result.reshape(*batch, *result.shape[1:])
 
     return call

@@ -24,7 +24,6 @@ import numpy as np
 from ..compression.attacks.iterative import redrawn
 from ..compression.attacks.search import attack_images
 from ..compression.batches import over_images
-from ..compression.features import penultimate
 from ..compression.gradients import eot
 from ..compression.losses import cross_entropy, defended
 from ..compression.purifiers.autoencoder import alp
@@ -87,7 +86,7 @@ def embedded(bench: Workbench, attack: str) -> Arrays:
     """Features [n, d] of clean, attacked and purified images, the map [n, 2] of each, and centroids [classes, d]."""
 
     def compute() -> Arrays:
-        feature = partial(over_images, _feature, (penultimate(bench.classifier),))
+        feature = partial(over_images, _feature, (bench.penultimate,))
         found = {name: feature(x) for name, x in {"clean": bench.images[:IMAGES], **images(bench, attack)}.items()}
         x, labels = (part[:TRAINING] for part in bench.training)
         known = feature(np.asarray(x))

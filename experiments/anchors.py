@@ -61,14 +61,14 @@ def compare(anchors: MinimumPerturbations, clean: MinimumPerturbations, toleranc
 
 def pieces(bench: Workbench) -> list[Piece]:
     """The minimum perturbations that are compared, where they are not there yet."""
-    return bench.pieces([BARE, *bench.cells], lambda bench, cell: iter(distances(bench, cell)))
+    return bench.pieces([BARE, *bench.grid], lambda bench, cell: iter(distances(bench, cell)))
 
 
 def run(bench: Workbench) -> list[Measurement]:
     """Compare the anchors of every cell with the clean images."""
     c, clean = bench.configuration, distances(bench, BARE)
     tolerance = max(TOLERANCE * np.median(clean.distance), c.eps_max / 2**9)  # no finer than the search resolves
-    shifts = {cell: compare(distances(bench, cell), clean, float(tolerance), c.bootstrap) for cell in bench.cells}
+    shifts = {cell: compare(distances(bench, cell), clean, float(tolerance), c.bootstrap) for cell in bench.grid}
     adjusted = {test: holm(np.array([shift.tests[test].p for shift in shifts.values()])) for test in TESTS}
     median = bootstrap(np.median, clean.distance, resamples=c.bootstrap)
     found = [*interval(bench, "anchors", "median", median, len(clean.distance), "pixel", BARE.at)]

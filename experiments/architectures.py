@@ -25,7 +25,7 @@ class Given(NamedTuple):
     """
 
     architecture: str
-    network: Network
+    network: Callable
     sha256: str
     sides: range | None
     trained_until: int | None = None

@@ -18,7 +18,7 @@ def default_data() -> Path:
 
 UNRECORDED = (
     "out", "cache", "data_dir", "image_size", "workers", "coordinator", "hosts", "host", "batch", "inception", "clip",
-    "resnet20", "classifier", "robust_classifier", "denoiser",
+    "resnet20", "classifier", "robust_classifier", "denoiser", "purifiers",
 )
 """Options that do not determine the records (the batch size does by rounding only), or of which records carry a
 fingerprint."""
@@ -53,6 +53,9 @@ OWN = {
 
 Images of one's own, which stand at no name here, take IMAGENET's: the paper's, but for its first images.
 """
+
+SAMPLERS = ("ddpm", "reverse", "ddim")
+"""The paper's, of a run that is told none."""
 
 LEAST = {
     "images": 2, "image_size": 1, "respaced": 1, "t_stars": 1, "draws": 2, "attack_steps": 1, "attack_restarts": 1,
@@ -126,10 +129,13 @@ class Configuration:
     unless told)."""
     subset_seed: int | None = None
     """Seed of a random choice of the test images; the first ones unless told, of one's own seed 0."""
-    samplers: tuple[Literal["ddpm", "reverse", "ddim", "sde", "ode", "one_step", "dpm", "flow"], ...] = (
-        "ddpm", "reverse", "ddim")
-    """Samplers of the diffusion purifier; dpm is DPM-Solver++ in 20 steps, flow a rectified flow of as much noise,
-    whose velocity is trained as the denoiser is, or where that is given is its own."""
+    samplers: tuple[Literal["ddpm", "reverse", "ddim", "sde", "ode", "one_step", "dpm", "flow"], ...] | None = None
+    """Samplers of the diffusion purifier (ddpm reverse ddim unless told, none beside --purifiers); dpm is DPM-Solver++
+    in 20 steps, flow a rectified flow of as much noise, whose velocity is trained as the denoiser is, or where that is
+    given is its own."""
+    purifiers: tuple[str, ...] = ()
+    """Purifiers of one's own, FILE.py:NAME each: the file is run, and NAME is a function of an image and a key to an
+    image, or one of PyTorch behind pm.torch_purifier. They are measured beside the --samplers that are told."""
     respaced: int = 100
     """Steps of the respaced schedule, a divisor of 1000."""
     t_stars: tuple[int, ...] | None = None
@@ -169,10 +175,11 @@ class Configuration:
     classifier: str | None = None
     """Classifier from a file instead of one trained here (of CIFAR-10, instead of the one that comes with Purimetry),
     ARCHITECTURE:FILE: airbench, resnet18, resnet20, resnet56 or wide-resnet of CIFAR, resnet50 or bottleneck-resnet of
-    ImageNet (a state dict)."""
+    ImageNet (a state dict). Or FILE.py:NAME, a function of an image to logits."""
     denoiser: str | None = None
     """Noise predictor from files, as the classifier: diffusers:FOLDER (or FOLDER alone) of a UNet2DModel, as
-    google/ddpm-cifar10-32, or guided:FILE of guided diffusion's UNet (a state dict)."""
+    google/ddpm-cifar10-32, or guided:FILE of guided diffusion's UNet (a state dict). Or FILE.py:NAME, a function of
+    (x_t, t), with x_t in the diffusion's range and t of 1000, to the noise in it."""
     robust_classifier: str | None = None
     """As --classifier: the adversarially trained one, of the experiments that compare with it."""
     note: str = ""
@@ -183,7 +190,7 @@ class Configuration:
         for name in (*LEAST, *POSITIVE, "samplers"):
             told, option = getattr(self, name), f"--{name.replace('_', '-')}"
             values = told if isinstance(told, tuple) else () if told is None else (told,)
-            if told == ():
+            if told == () and not (name == "samplers" and self.purifiers):
                 raise ValueError(f"{option} is empty; name at least one")
             if name in LEAST and any(value < LEAST[name] for value in values):
                 raise ValueError(f"{option} is at least {LEAST[name]}, got {min(values)}")
@@ -209,6 +216,7 @@ class Configuration:
             own["training"] = replace(self.training, robust_eps=ROBUST_EPS.get(self.dataset, 8 / 255))
         if "eps_max" in own:  # for a rate may be above 1
             own["eps_max"] = max(own["eps_max"], 2 * max(self.eps or own["eps"]))
+        own["samplers"] = self.samplers if self.samplers is not None else () if self.purifiers else SAMPLERS
         return replace(self, **{**own, "t_stars": tuple(sorted(self.t_stars or own["t_stars"]))})
 
     def determinants(self) -> dict:
@@ -227,8 +235,8 @@ def quick(configuration: Configuration) -> Configuration:
     configuration = configuration.resolved()
     return replace(
         configuration, note=configuration.note or QUICK, images=min(configuration.images, 32),
-        samplers=("ddpm", "ddim"), t_stars=(2, 5), eps=(0.1,), seeds=configuration.seeds[:2], draws=8, attack_steps=8,
-        ensemble_steps=20, square_queries=200, bootstrap=200,
+        samplers=("ddpm", "ddim") if configuration.samplers else (), t_stars=(2, 5), eps=(0.1,),
+        seeds=configuration.seeds[:2], draws=8, attack_steps=8, ensemble_steps=20, square_queries=200, bootstrap=200,
         training=replace(configuration.training, classifier_steps=500, denoiser_steps=1000, robust_steps=500,
                          autoencoder_steps=300),
     )

@@ -91,7 +91,7 @@ def crossing(sizes: np.ndarray, difference: np.ndarray) -> float:
 
 def pieces(bench: Workbench) -> list[Piece]:
     """Uniform noise at each cell, and each attack on every sampler at the middle t*."""
-    noise = [Piece(cell.t_star, 1 + cell.t_star, partial(noisy, bench, cell)) for cell in bench.cells]
+    noise = [Piece(cell.t_star, 1 + cell.t_star, partial(noisy, bench, cell)) for cell in bench.grid]
     attacks = [Piece((cell.t_star, name), 20 * kind.draws, partial(attacked, bench, cell, name))
                for name, kind in KINDS.items() for cell in bench.middle_cells]
     return attacks + noise
@@ -100,7 +100,7 @@ def pieces(bench: Workbench) -> list[Piece]:
 def run(bench: Workbench) -> list[Measurement]:
     """Measure every cell."""
     found = []
-    for cell in each("distances", bench.cells):
+    for cell in each("distances", bench.grid):
         found += _noise(bench, cell)
         if cell in bench.middle_cells:
             for name, kind in KINDS.items():

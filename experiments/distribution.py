@@ -93,7 +93,7 @@ def spaces(bench: Workbench) -> list[Space]:
         Space("inception", c.inception, partial(_load, _inception, c.inception)),
         Space("clip", c.clip, partial(_load, features.clip, c.clip)),
     ]
-    own = Space("penultimate", None, lambda: features.penultimate(bench.classifier))
+    own = Space("penultimate", None, lambda: bench.penultimate)
     return [own, *(space for space in published if space.file is not None)]
 
 
@@ -142,7 +142,7 @@ def order(clean, before, after, cosine, rate, *robust) -> np.ndarray:
 
 def ordered(bench: Workbench, eps: float, space: Space) -> Arrays:
     """What may order the cells of the grid: `value` of all images, and `values` of random halves."""
-    seed, clean, cells = bench.configuration.seeds[0], clean_features(bench, space), bench.cells
+    seed, clean, cells = bench.configuration.seeds[0], clean_features(bench, space), bench.grid
     moved = [moved_features(bench, cell, eps, space) for cell in cells]
     before, after = (np.stack([m[name] for m in moved], 1) for name in ("adversarial", "purified"))
     by_image = lambda of: np.stack([of(cell)[:IMAGES] for cell in cells], 1)
@@ -160,13 +160,13 @@ def ordered(bench: Workbench, eps: float, space: Space) -> Arrays:
 
 def pieces(bench: Workbench) -> list[Piece]:
     """Each cell of the grid: its images, their features, and what is compared with them."""
-    return bench.pieces(bench.cells, _needed)
+    return bench.pieces(bench.grid, _needed)
 
 
 def run(bench: Workbench) -> list[Measurement]:
     """Measure every cell of the grid in every feature space, and what orders the cells as robust accuracy does."""
     bench.lacking("distribution", [text for name, text in LACKING.items() if not getattr(bench.configuration, name)])
-    cells = [m for cell in each("distribution", bench.cells) for m in _measure(bench, cell)]
+    cells = [m for cell in each("distribution", bench.grid) for m in _measure(bench, cell)]
     settings = [(eps, space) for eps in bench.configuration.eps for space in spaces(bench)]
     ranks = [m for eps, space in settings for m in _ranks(bench, eps, space)]
     files = {space.name: _sha256(space.file) for space in spaces(bench) if space.file is not None}
@@ -221,7 +221,7 @@ def _reduction(metric: Callable[..., float], before: np.ndarray, after: np.ndarr
 
 def _ranks(bench: Workbench, eps: float, space: Space) -> Iterator[Measurement]:
     found, n = ordered(bench, eps, space), len(clean_features(bench, space))
-    samplers = np.array([cell.sampler for cell in bench.cells])
+    samplers = np.array([cell.sampler for cell in bench.grid])
     for over in ("all", *bench.configuration.samplers):
         chosen = (samplers == over) | (over == "all")
         for attack in ATTACKS if chosen.sum() > 2 else ():

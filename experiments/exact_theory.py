@@ -234,7 +234,7 @@ def run(bench: Workbench) -> list[Measurement]:
 
 
 def _grid(bench: Workbench) -> list[tuple[str, float, Cell]]:
-    cells = [cell for cell in bench.cells if cell.sampler in SAMPLERS]
+    cells = [cell for cell in bench.grid if cell.sampler in SAMPLERS]
     if not cells:
         raise Unmet(f"closed forms are known for {', '.join(SAMPLERS)}; name one of them in --samplers")
     return list(product(KINDS, OFF_VARIANCES, cells))

@@ -44,12 +44,12 @@ def examples(bench: Workbench, cell: Cell) -> Arrays:
 
 def pieces(bench: Workbench) -> list[Piece]:
     """Every sampler at the middle t*."""
-    return bench.pieces(bench.middle_cells, _measure)
+    return bench.pieces(bench.one_of_each, _measure)
 
 
 def run(bench: Workbench) -> list[Measurement]:
     """Show every sampler at the middle t*."""
-    cells = each("examples", bench.middle_cells)
+    cells = each("examples", bench.one_of_each)
     return bench.write("examples", [m for cell in cells for m in _measure(bench, cell)])
 
 

@@ -1,7 +1,8 @@
 """How long a run will take, said before it starts.
 
 An experiment that takes long has a function `passes`, which says through what an image has to go in it. One shard of
-images is timed in the classifier and in one purifier, forward and with a gradient, and the rest is multiplication.
+images is timed in the classifier, in one diffusion purifier and in each of one's own, forward and with a gradient, and
+the rest is multiplication.
 """
 
 import time
@@ -24,20 +25,23 @@ REPEATS = 3
 
 
 class Speed(NamedTuple):
-    """Seconds of one image: in the classifier, and more for each step of the purifier; at t* steps, timed on n images.
+    """Seconds of one image, each of an evaluation, and of an evaluation and its gradient.
 
-    forward: of an evaluation. gradient: of an evaluation and its gradient.
+    bare: of the classifier. step: more for each step of a diffusion purifier. own: more for one's own purifiers.
+    t_star: steps at which they were timed, 0 where no diffusion purifier was. n: images that were timed together.
     """
 
-    forward: tuple[float, float]
-    gradient: tuple[float, float]
+    bare: tuple[float, float]
+    step: tuple[float, float]
+    own: dict[Cell, tuple[float, float]]
     t_star: int
     n: int
 
     def seconds(self, passes: Passes) -> float:
         """What the passes of an image take."""
-        of = lambda parts: parts[0] + passes.t_star * parts[1]
-        return passes.forward * of(self.forward) + passes.gradient * of(self.gradient)
+        often, own = (passes.forward, passes.gradient), self.own.get(passes.cell, (0.0, 0.0))
+        parts = zip(often, self.bare, self.step, own, strict=True)
+        return sum(count * (bare + passes.cell.t_star * step + more) for count, bare, step, more in parts)
 
 
 def forecast(bench: Workbench, names: Sequence[str], processes: int) -> str:
@@ -55,25 +59,36 @@ def forecast(bench: Workbench, names: Sequence[str], processes: int) -> str:
     found = {name: padded * sum(map(speed.seconds, modules[name].passes(bench))) / processes for name in known}
     parts = ", ".join(f"{name} {in_words(seconds)}" for name, seconds in found.items())
     unknown = [name for name in modules if name not in known]
-    milliseconds = ", ".join(f"{1000 * bare:.3g} + {1000 * step:.3g} t* ms {name}" for name, (bare, step) in
-                             {"forward": speed.forward, "with a gradient": speed.gradient}.items())
     return (
         f"forecast: at most {in_words(sum(found.values()))} on {processes} process{'es' * (processes > 1)}, without "
-        f"compilation{''.join(f', {name}' for name in unknown)} ({parts}; an image takes {milliseconds}, as timed on "
-        f"{speed.n} images at t* = {speed.t_star}; those that an attack breaks early leave it)"
+        f"compilation{''.join(f', {name}' for name in unknown)} ({parts}; an image takes {_said(speed)}, as timed on "
+        f"{speed.n} images{f' at t* = {speed.t_star}' if speed.t_star else ''}; "
+        "those that an attack breaks early leave it)"
     )
 
 
+def _said(speed: Speed) -> str:
+    """Milliseconds of an image in words."""
+    of = lambda seconds: f"{1000 * seconds:.3g}"
+    ways = []
+    for way, name in enumerate(("forward", "with a gradient")):
+        step = f" + {of(speed.step[way])} t*" if speed.t_star else ""
+        own = "".join(f", {of(speed.bare[way] + more[way])} ms in {cell.sampler}" for cell, more in speed.own.items())
+        ways.append(f"{of(speed.bare[way])}{step} ms{own} {name}")
+    return ", ".join(ways)
+
+
 def measure(bench: Workbench) -> Speed:
-    """Time one shard in the bare classifier and in the purifier of the fewest steps, after compilation."""
-    cell = min(bench.cells, key=lambda cell: cell.t_star or np.inf)
+    """Time one shard in the bare classifier, the diffusion purifier of fewest steps and one's own, when compiled."""
     n = min(shard_size(bench.images), len(bench.images))
-    timed = lambda function, cell: _seconds(function, bench, cell, n) / n
-    found = {}
-    for function in (_margin, jax.grad(_margin, argnums=2)):
-        bare = timed(function, BARE)
-        found[function] = bare, max(timed(function, cell) - bare, 0) / max(cell.t_star, 1)
-    return Speed(*found.values(), cell.t_star, n)
+    both = lambda cell: np.array([_seconds(function, bench, cell, n) / n for function in
+                                  (_margin, jax.grad(_margin, argnums=2))])
+    bare = both(BARE)
+    more = lambda cell: tuple(np.maximum(both(cell) - bare, 0) / max(cell.t_star, 1))
+    shortest = min((cell for cell in bench.cells if cell.t_star), key=lambda cell: cell.t_star, default=None)
+    own = {cell: more(cell) for cell in bench.cells if not cell.t_star}
+    step, t_star = (more(shortest), shortest.t_star) if shortest else ((0.0, 0.0), 0)
+    return Speed(tuple(bare), step, own, t_star, n)
 
 
 def _seconds(function: Callable, bench: Workbench, cell: Cell, n: int) -> float:

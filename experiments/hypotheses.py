@@ -98,7 +98,7 @@ def survival_error(
 
 def pieces(bench: Workbench) -> list[Piece]:
     """What the claims are judged by, where it is not there yet: each cell, and the clean images."""
-    return bench.pieces([BARE, *bench.cells], _needed)
+    return bench.pieces([BARE, *bench.grid], _needed)
 
 
 def _needed(bench: Workbench, cell: Cell) -> Iterator:
@@ -128,13 +128,13 @@ def _each(
 ) -> Iterator[Measurement]:
     """Verdicts on an effect of each cell, [cells] and resampled [resamples, cells], and on its mean over them."""
     yield from _say(bench, claim.judged(percentile_interval(value.mean(), values.mean(1)), n), at)
-    for number, cell in enumerate(bench.cells):
+    for number, cell in enumerate(bench.grid):
         one = percentile_interval(value[number], values[:, number])
         yield from _say(bench, claim.judged(one, n), {**at, **cell.at})
 
 
 def _attraction(bench: Workbench, eps: float) -> Iterator[Measurement]:
-    images = [purified(bench, cell, eps) for cell in bench.cells]
+    images = [purified(bench, cell, eps) for cell in bench.grid]
     change = np.stack([approach(bench.images[:IMAGES], *found.values()) for found in images], 1)
     values = resampled(partial(np.mean, axis=0), change, resamples=bench.configuration.bootstrap)
     yield from _each(bench, ATTRACTION, change.mean(0), values, len(change), {"eps": eps})
@@ -148,7 +148,7 @@ def _distribution(bench: Workbench, eps: float) -> Iterator[Measurement]:
     of = lambda quantity: (found["value"][QUANTITIES.index(quantity)], found["values"][:, QUANTITIES.index(quantity)])
     (before, befores), (after, afters) = of("kernel_before"), of("kernel")
     yield from _each(bench, ALIGNMENT, after - before, afters - befores, n, {"eps": eps})
-    if len(bench.cells) < 3:
+    if len(bench.grid) < 3:
         return
     ranks = np.array([rank_correlations(one, "converged") for one in (found["value"], *found["values"])])
     distance, rate = (ranks[:, PREDICTORS.index(name)] for name in ("kernel", "rate"))
@@ -157,20 +157,20 @@ def _distribution(bench: Workbench, eps: float) -> Iterator[Measurement]:
 
 
 def _rates(bench: Workbench, eps: float) -> Iterator[Measurement]:
-    c, clean, samplers = bench.configuration, distances(bench, BARE), np.array([cell.sampler for cell in bench.cells])
-    rate = np.stack([rates(bench, cell, eps, c.seeds[0])["l2"] for cell in bench.cells], 1)
-    robust = np.stack([attacked(bench, cell, eps, "converged")["broken_at"] < 0 for cell in bench.cells], 1)
+    c, clean, samplers = bench.configuration, distances(bench, BARE), np.array([cell.sampler for cell in bench.grid])
+    rate = np.stack([rates(bench, cell, eps, c.seeds[0])["l2"] for cell in bench.grid], 1)
+    robust = np.stack([attacked(bench, cell, eps, "converged")["broken_at"] < 0 for cell in bench.grid], 1)
     n, few = len(rate), min(RESAMPLES, c.bootstrap)
-    for number, cell in enumerate(bench.cells):
+    for number, cell in enumerate(bench.grid):
         at = {**cell.at, "eps": eps}
         yield bench.mean("hypotheses", "rate", rate[:, number], "ratio", at)
         yield bench.mean("hypotheses", "robust_accuracy", 100 * robust[:, number], "%", at)
     error, rows = partial(survival_error, eps=eps), (clean.distance, clean.censored, rate, robust)
     yield from _each(bench, CLASSIFIER_ALONE, error(*rows), resampled(error, *rows, resamples=few), n, {"eps": eps})
-    if len(bench.cells) > 2:
+    if len(bench.grid) > 2:
         rank = lambda rate, robust: spearman(rate.mean(0), robust.mean(0))
         yield from _say(bench, LAWFUL.judge(rate, robust, statistic=rank, resamples=c.bootstrap), {"eps": eps})
-    if len(bench.cells) > 3 and len(set(samplers)) > 1:
+    if len(bench.grid) > 3 and len(set(samplers)) > 1:
         fit = partial(curve, samplers=samplers)
         value, values = fit(rate, robust), resampled(fit, rate, robust, resamples=few)
         yield from _say(bench, ONE_CURVE.judged(percentile_interval(value[0], values[:, 0]), n), {"eps": eps})

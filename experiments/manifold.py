@@ -145,7 +145,7 @@ def effects(found: Arrays, chance: float) -> dict[str, np.ndarray]:
 def pieces(bench: Workbench) -> list[Piece]:
     """Each cell of the grid, and the tangent spaces."""
     _known(bench)
-    return [*bench.pieces(bench.cells, _measure), Piece("tangents", 2, partial(tangents, bench))]
+    return [*bench.pieces(bench.grid, _measure), Piece("tangents", 2, partial(tangents, bench))]
 
 
 def run(bench: Workbench) -> list[Measurement]:
@@ -156,7 +156,7 @@ def run(bench: Workbench) -> list[Measurement]:
             f"{np.prod(bench.dataset.shape)}, so there are the largest singular values only, no effective ranks and no "
             f"spectrum of the symmetric part, and rates are estimated from random probes on {PROBED} images."
         ])
-    found = [m for cell in each("Jacobians", bench.cells) for m in _measure(bench, cell)]
+    found = [m for cell in each("Jacobians", bench.grid) for m in _measure(bench, cell)]
     return bench.write("manifold", [*found, *_spaces(bench)])
 
 

@@ -52,7 +52,7 @@ def pieces(bench: Workbench) -> list[Piece]:
 def passes(bench: Workbench) -> list[Passes]:
     """Through what an image, and each of its anchors, goes: the bare classifier alone."""
     settings = converged(bench.configuration)(0.0)
-    one = Passes(0, (HALVINGS + 1) * settings.restarts, (HALVINGS + 1) * settings.restarts * settings.steps)
+    one = Passes(BARE, (HALVINGS + 1) * settings.restarts, (HALVINGS + 1) * settings.restarts * settings.steps)
     return (1 + len(bench.cells)) * [one]
 
 

@@ -18,9 +18,9 @@ class Piece(NamedTuple):
 
 
 class Passes(NamedTuple):
-    """How often one image goes through "classifier after purifier" at t*, at most: alone, and with a gradient."""
+    """How often one image goes through "classifier after purifier" of a cell, at most: alone, and with a gradient."""
 
-    t_star: int
+    cell: Hashable
     forward: float
     gradient: float
 

@@ -141,9 +141,9 @@ def _probe(bench: Workbench, cell: Cell) -> Iterator[Arrays]:
 def passes(bench: Workbench) -> list[Passes]:
     """Through what an image goes: the defence, and for the choice of rivals the classifier alone."""
     gradients = sum(GRADIENTS.values()) - GRADIENTS["extrapolated_attack"]  # which is the short one read otherwise
-    bare = Passes(0, 1 + CANDIDATES, 1 + CANDIDATES * len(STEP_SIZES))
+    bare = Passes(BARE, 1 + CANDIDATES, 1 + CANDIDATES * len(STEP_SIZES))
     return [found for cell in bench.cells for _ in bench.configuration.eps
-            for found in (Passes(cell.t_star, RIVALS * len(STEP_SIZES) // SEGMENT, gradients), bare)]
+            for found in (Passes(cell, RIVALS * len(STEP_SIZES) // SEGMENT, gradients), bare)]
 
 
 def run(bench: Workbench) -> list[Measurement]:

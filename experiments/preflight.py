@@ -56,7 +56,7 @@ def checked(bench: Workbench, cell: Cell) -> Arrays:
 
 def defences(bench: Workbench) -> list[Cell]:
     """What is checked."""
-    return [BARE, *bench.middle_cells]
+    return [BARE, *bench.one_of_each]
 
 
 def pieces(bench: Workbench) -> list[Piece]:
@@ -68,8 +68,8 @@ def passes(bench: Workbench) -> list[Passes]:
     """Through what an image goes, on average over those that are checked and those that are not."""
     share, settings = count(bench) / len(bench.images), converged(bench.configuration)(0.0)
     effort = settings.restarts * settings.steps
-    through = [Passes(cell.t_star, QUERIES * share, ATTACKS * effort * share) for cell in defences(bench)]
-    return [*through, *(len(through) - 1) * [Passes(0, 0, effort * share)]]
+    through = [Passes(cell, QUERIES * share, ATTACKS * effort * share) for cell in defences(bench)]
+    return [*through, *(len(through) - 1) * [Passes(BARE, 0, effort * share)]]
 
 
 def run(bench: Workbench) -> list[Measurement]:

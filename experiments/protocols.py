@@ -79,7 +79,7 @@ def matrix(bench: Workbench, cell: Cell, protocol: Protocol, gradient: str) -> A
 
 def pieces(bench: Workbench) -> list[Piece]:
     """Each protocol with each gradient."""
-    cell = bench.middle_cells[0]
+    cell = bench.one_of_each[0]
     return [
         Piece((protocol.name, gradient), protocol.k + 2, partial(matrix, bench, cell, protocol, gradient))
         for protocol in PROTOCOLS for gradient in gradients(bench, cell)
@@ -88,7 +88,7 @@ def pieces(bench: Workbench) -> list[Piece]:
 
 def run(bench: Workbench) -> list[Measurement]:
     """Attack under every protocol, and join what all attacks of a protocol leave together."""
-    cell, found = bench.middle_cells[0], []
+    cell, found = bench.one_of_each[0], []
     for protocol in each("protocols", list(PROTOCOLS)):
         parts = [matrix(bench, cell, protocol, gradient) for gradient in gradients(bench, cell)]
         rows = {name: np.concatenate([part[name] for part in parts]) for name in ("at", *VALUES)}

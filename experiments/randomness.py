@@ -72,16 +72,16 @@ def measured(bench: Workbench, cell: Cell) -> Arrays:
 
 def pieces(bench: Workbench) -> list[Piece]:
     """Each sampler."""
-    return bench.pieces(bench.middle_cells, _measure)
+    return bench.pieces(bench.one_of_each, _measure)
 
 
 def run(bench: Workbench) -> list[Measurement]:
     """Measure every sampler at the middle t*."""
-    still = [str(cell) for cell in bench.middle_cells if not is_random(measured(bench, cell))]
+    still = [str(cell) for cell in bench.one_of_each if not is_random(measured(bench, cell))]
     if still:
         bench.lacking("randomness", [f"The SNR of {', '.join(still)}, whose output hardly depends on xi at some",
                                      "image; a larger --t-stars gives it one."])
-    cells = each("randomness", bench.middle_cells)
+    cells = each("randomness", bench.one_of_each)
     return bench.write("randomness", [m for cell in cells for m in _measure(bench, cell)])
 
 

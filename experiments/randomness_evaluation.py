@@ -118,7 +118,7 @@ def run(bench: Workbench) -> list[Measurement]:
 
 
 def _cells(bench: Workbench) -> list[Cell]:
-    return [cell for cell in bench.cells if cell.sampler == bench.middle_cells[0].sampler]
+    return [cell for cell in bench.grid if cell.sampler == bench.middle_cells[0].sampler]
 
 
 def _kinds(bench: Workbench, cell: Cell) -> tuple[Kind, ...]:

@@ -80,7 +80,7 @@ def passes(bench: Workbench) -> list[Passes]:
     c = bench.configuration
     sizes = len(c.seeds) * len(c.eps) + len({factor * c.eps[0] for factor in c.eps_factors} - {*c.eps})
     jacobian = c.draws if bench.large else HUTCHINSON_DRAWS + bench.images[0].size
-    return [Passes(cell.t_star, len(c.seeds) + sizes * (1 + c.draws), jacobian) for cell in bench.cells]
+    return [Passes(cell, len(c.seeds) + sizes * (1 + c.draws), jacobian) for cell in bench.cells]
 
 
 def run(bench: Workbench) -> list[Measurement]:

@@ -78,7 +78,7 @@ def passes(bench: Workbench) -> list[Passes]:
     for cell in [BARE, *bench.cells]:
         for eps, attack in _attacks(bench, cell):
             settings = protocols(bench.configuration)[attack][0](eps)
-            found.append(Passes(cell.t_star, settings.restarts + 2, settings.restarts * settings.steps))
+            found.append(Passes(cell, settings.restarts + 2, settings.restarts * settings.steps))
     return found
 
 
@@ -95,7 +95,7 @@ def _measure(bench: Workbench, cell: Cell) -> Iterator[Measurement]:
 
 def _attacks(bench: Workbench, cell: Cell) -> Iterator[tuple[float, str]]:
     """Budgets and attacks of a cell."""
-    checked = bench.cells[0 if bench.large else len(bench.configuration.t_stars) // 2]
+    checked = (bench.cells if bench.large else bench.one_of_each)[0]
     for eps in bench.configuration.eps:
         hardest = cell in (BARE, checked) and eps == max(bench.configuration.eps)
         for attack in ("paper", "converged", *(["stronger"] if hardest else [])):

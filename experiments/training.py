@@ -31,7 +31,8 @@ TIMES = (10, 20, 50, 100, 150, 300, 600)
 def pieces(bench: Workbench) -> list[Piece]:
     """Each network is trained by itself."""
     flow = [Piece("velocity", 4, lambda: bench.velocity)] if bench.trains_velocity else []
-    return [Piece("classifier", 1, lambda: bench.classifier), Piece("denoiser", 4, lambda: bench.denoiser), *flow]
+    denoiser = [Piece("denoiser", 4, lambda: bench.denoiser)] if bench.has_denoiser else []
+    return [Piece("classifier", 1, lambda: bench.classifier), *denoiser, *flow]
 
 
 def run(bench: Workbench) -> list[Measurement]:
@@ -59,7 +60,8 @@ def _measure(bench: Workbench) -> Iterator[Measurement]:
                 for t, time in zip(TIMES, times, strict=True)
             ])
 
-        found["squared_error"] = errors(bench.denoiser, schedule.time[list(TIMES)])
+        if bench.has_denoiser:
+            found["squared_error"] = errors(bench.denoiser, schedule.time[list(TIMES)])
         if bench.trains_velocity:
             times = [CONTINUOUS * rectified_time(schedule.alpha_bar[t]) for t in TIMES]
             found["flow_squared_error"] = errors(noise_of(bench.velocity), times)
@@ -67,7 +69,7 @@ def _measure(bench: Workbench) -> Iterator[Measurement]:
 
     arrays = bench.shard("training", "test", compute)
     yield bench.mean("training", "clean_accuracy", 100 * (arrays["margin"] < 0), "%", {})
-    for t, errors in zip(TIMES, arrays["squared_error"], strict=True):
+    for t, errors in zip(TIMES, arrays["squared_error"], strict=True) if bench.has_denoiser else ():
         yield bench.mean("training", "noise_prediction_error", errors, "mean squared error", {"t": t})
     if bench.trains_velocity:
         for t, errors in zip(TIMES, arrays["flow_squared_error"], strict=True):

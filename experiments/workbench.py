@@ -14,7 +14,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from ..compression import checks, randomness, schedules
+from ..compression import checks, features, randomness, schedules
 from ..compression.data.dataset import DataError
 from ..compression.networks.precision import in_precision
 from ..compression.networks.pure import Network
@@ -23,7 +23,7 @@ from ..compression.purifiers.flow import noise_of, velocity_of
 from ..compression.purifiers.identity import identity
 from ..compression.records import Arrays, Folder, Measurement, write_atomic
 from ..compression.types import NoisePredictor, Purifier
-from . import architectures, models
+from . import architectures, models, own
 from .configuration import Configuration
 from .datasets import class_folders, read
 from .pieces import Piece
@@ -62,7 +62,7 @@ class Workbench:
     def __init__(self, configuration: Configuration):
         self.configuration = configuration = configuration.resolved()
         self.schedule = schedules.respaced(schedules.linear(), configuration.respaced)
-        for cell in self.cells:
+        for cell in self._grid:
             SAMPLERS[cell.sampler](self.schedule, cell.t_star)
         for eps in configuration.eps:
             checks.check_budget(eps)
@@ -74,10 +74,13 @@ class Workbench:
         self._purifiers: dict[Cell, Purifier] = {}
         self._lent: dict[Cell, Callable[[], Purifier]] = {}
         self._given = self._read_networks()
+        self._own = self._read_purifiers()
         self._check_times()
         weights = {name: given.determinants for name, given in self._given.items()}
         if self._follows_velocity and not self.trains_velocity:
             weights["velocity"] = "the denoiser's"
+        if self._own:
+            weights["purifiers"] = {cell.sampler: sha256 for cell, sha256 in self._own.items()}
         determinants = {**configuration.determinants(), "data_sha256": self.dataset.fingerprint, **weights}
         self.folder = Folder(configuration.out, determinants)
         taken = {"dataset": self.dataset.name, "split": "test", "indices": self.indices.tolist()}
@@ -90,19 +93,47 @@ class Workbench:
 
     @property
     def cells(self) -> list[Cell]:
-        """The grid of purifiers."""
+        """The purifiers that are measured: the grid, and those of one's own."""
+        return [*self._grid, *self._own]
+
+    @property
+    def grid(self) -> list[Cell]:
+        """The diffusion purifiers, every sampler at every t*; Unmet where there is none."""
+        if not self._grid:
+            raise Unmet("this experiment is about diffusion purifiers, and --samplers names none; name ddpm, for "
+                        "example")
+        return self._grid
+
+    @property
+    def _grid(self) -> list[Cell]:
         return [Cell(s, t) for s in self.configuration.samplers for t in self.configuration.t_stars]
 
     @property
     def middle_cells(self) -> list[Cell]:
         """Every sampler at the middle t*."""
+        return self._at_the_middle(self.grid)
+
+    @property
+    def one_of_each(self) -> list[Cell]:
+        """Every sampler at the middle t*, and the purifiers of one's own."""
+        return [*self._at_the_middle(self._grid), *self._own]
+
+    def _at_the_middle(self, grid: list[Cell]) -> list[Cell]:
         t_stars = sorted(self.configuration.t_stars)
-        return [cell for cell in self.cells if cell.t_star == t_stars[len(t_stars) // 2]]
+        return [cell for cell in grid if cell.t_star == t_stars[len(t_stars) // 2]]
 
     @cached_property
     def classifier(self) -> Network:
         """The trained classifier."""
         return self._classifier[0]
+
+    @property
+    def penultimate(self) -> Callable:
+        """The features from which the classifier's last layer makes its logits; Unmet where it shows none."""
+        try:
+            return features.penultimate(self.classifier)
+        except TypeError as error:
+            raise Unmet(str(error)) from error
 
     @cached_property
     def robust_classifier(self) -> Network:
@@ -116,8 +147,8 @@ class Workbench:
 
     @cached_property
     def denoiser(self) -> NoisePredictor:
-        """The trained noise predictor, in the run's precision."""
-        return self._in_precision(self._denoiser[0])
+        """The noise predictor, in the run's precision; Unmet where no purifier of the run asks for one."""
+        return self.grid and self._in_precision(self._denoiser[0])
 
     def _in_precision(self, network: Network) -> NoisePredictor:
         precision = self.configuration.precision
@@ -127,6 +158,11 @@ class Workbench:
     def reads_networks(self) -> bool:
         """Whether any network comes from a file."""
         return bool(self._given)
+
+    @property
+    def has_denoiser(self) -> bool:
+        """Whether a purifier of the run asks for a noise predictor."""
+        return bool(self._grid)
 
     @property
     def trains_velocity(self) -> bool:
@@ -154,20 +190,43 @@ class Workbench:
         """Networks of files, fit for the images; raises where one is lacking that cannot be trained."""
         c, given = self.configuration, {}
         if c.classifier is not None:
-            given["classifier"] = architectures.classifier(c.classifier)
+            given["classifier"] = self._read("--classifier", c.classifier, architectures.classifier)
             architectures.check_classifier(given["classifier"], self.dataset, class_folders(c.dataset))
         if c.robust_classifier is not None:
-            given["robust_classifier"] = architectures.classifier(c.robust_classifier, "--robust-classifier")
+            given["robust_classifier"] = self._read("--robust-classifier", c.robust_classifier,
+                                                    partial(architectures.classifier, option="--robust-classifier"))
             architectures.check_classifier(given["robust_classifier"], self.dataset, class_folders(c.dataset),
                                            "--robust-classifier")
         if c.denoiser is not None:
-            given["denoiser"] = architectures.denoiser(c.denoiser)
+            given["denoiser"] = self._read("--denoiser", c.denoiser, architectures.denoiser, np.float32(1))
             architectures.check_denoiser(given["denoiser"], self.dataset)
-        needed = {"classifier": "give --classifier ARCHITECTURE:FILE", "denoiser": "give --denoiser ARCHITECTURE:PATH"}
+            own.check_precision(given["denoiser"], c.precision)
+        needed = {"classifier": "give --classifier ARCHITECTURE:FILE"}
+        if c.samplers:
+            needed["denoiser"] = "give --denoiser ARCHITECTURE:PATH"
         if lacking := [name for name in needed if name not in given and not len(self.dataset.train_images)]:
             raise DataError(f"{self.dataset.name} has no images to train a {' or a '.join(lacking)} on; "
                             f"{', and '.join(needed[name] for name in lacking)}")
         return given
+
+    def _read(self, option: str, told: str, importer: Callable, *more) -> architectures.Given:
+        """A network of a file; of a file of Python, a function of an image (and more)."""
+        if own.is_own(told):
+            return own.given(option, told, np.zeros(self.dataset.shape, np.float32), *more)
+        return importer(told)
+
+    def _read_purifiers(self) -> dict[Cell, str]:
+        """One's own purifiers with what their records are known by; lent until they are first used."""
+        found = {}
+        for told in self.configuration.purifiers:
+            read = own.given("--purifiers", told, self.images[0], self.keys()[0])
+            cell = Cell(read.architecture.rpartition(":")[2], 0)
+            if cell in found or cell.sampler in (*SAMPLERS, BARE.sampler):
+                raise ValueError(f"--purifiers {told}: {cell.sampler} is taken; give it another name in its file")
+            checks.check_shape(read.network, self.images[0], self.keys()[0])
+            found[cell] = read.sha256
+            self.lend(cell, lambda purifier=read.network: purifier)
+        return found
 
     @cached_property
     def _classifier(self) -> tuple[Network, str]:
@@ -192,12 +251,16 @@ class Workbench:
         return models.velocity(self.configuration.training, self.dataset, self.configuration.cache)
 
     @property
-    def _networks(self) -> dict[str, tuple[Network, str]]:
-        """All networks that the run's measurements depend on."""
-        flow = {"velocity": self._velocity} if self.trains_velocity else {}
-        robust = {name: (given.network, given.sha256) for name, given in self._given.items()
-                  if name == "robust_classifier"}
-        return {"classifier": self._classifier, "denoiser": self._denoiser, **flow, **robust}
+    def _weights(self) -> dict[str, str]:
+        """SHA-256 of all that the run's measurements depend on, by its name."""
+        found = {"classifier": self._classifier[1]}
+        if self._grid:
+            found["denoiser"] = self._denoiser[1]
+        if self.trains_velocity:
+            found["velocity"] = self._velocity[1]
+        if robust := self._given.get("robust_classifier"):
+            found["robust_classifier"] = robust.sha256
+        return {**found, **{cell.sampler: sha256 for cell, sha256 in self._own.items()}}
 
     @property
     def _trained_until(self) -> int | None:
@@ -241,11 +304,11 @@ class Workbench:
     def pieces(self, cells: list[Cell], measure: Callable) -> list[Piece]:
         """`measure(bench, cell)`, an iterator of measurements, for each cell as work for any process.
 
-        Purifiers of one t* cost as many steps, and share their programs; with large images, whose measurement takes
-        much longer than compiling, it counts more that processes end together.
+        Diffusion purifiers of one t* cost as many steps, and share their programs; with large images, whose measurement
+        takes much longer than compiling, it counts more that processes end together.
         """
-        return [Piece(cell if self.large else cell.t_star, 1 + cell.t_star, partial(_exhaust, measure, self, cell))
-                for cell in cells]
+        return [Piece(cell.t_star if cell.t_star and not self.large else cell, 1 + cell.t_star,
+                      partial(_exhaust, measure, self, cell)) for cell in cells]
 
     def keys(self, seed: int | None = None):
         """xi of each image; of the first base seed unless told."""
@@ -288,7 +351,7 @@ class Workbench:
             "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
             "device": f"{jax.devices()[0].device_kind} ({platform.machine()}, {sys.platform})",
             "data_sha256": self.dataset.fingerprint,
-            "weights_sha256": {name: sha256 for name, (_, sha256) in self._networks.items()},
+            "weights_sha256": self._weights,
         }
 
 

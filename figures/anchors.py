@@ -33,7 +33,7 @@ def draw(folder: Path) -> Figure:
     """The figure of a run's `anchors` records, with the distances that they compare."""
     records = read_records(folder, "anchors")
     own = unit_of(records)
-    shards = perturbations(folder, own)
+    shards = perturbations(folder, own, distinct(records, "sampler"))
     found = select(records, "median_shift")
     samplers, clean, t_star = distinct(found, "sampler"), shards["none-t0"]["distance"], _shown(found)
     shown = [("none", 0), *((sampler, t_star) for sampler in samplers)]

@@ -40,7 +40,7 @@ def suggested(records: list[Measurement]) -> list[Table]:
 def notes(records: list[Measurement]) -> list[str]:
     """A sentence for each budget at which the converged attack leaves all or nothing behind every purifier."""
     attacked = [m for m in select(records, "robust_accuracy", attack=ATTACK)
-                if m.experiment == "robust_accuracy" and m.at["t_star"] > 0]
+                if m.experiment == "robust_accuracy" and m.at["sampler"] != "none"]
     return [said for eps in distinct(attacked, "eps") if (said := _note(records, attacked, eps))]
 
 

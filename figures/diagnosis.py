@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from ..compression.records import Measurement, read_records
 from . import style
 from .selection import distinct, get, select
-from .table import budget
+from .table import NONE, budget
 from .tables_prediction import diagnosis as tables
 
 __all__ = ["TITLE", "CAPTION", "draw", "tables"]
@@ -44,7 +44,7 @@ def draw(folder: Path) -> Figure:
     records = select(read_records(folder, "diagnosis"), "contribution")
     samplers, budgets = distinct(records, "sampler"), distinct(records, "eps")
     figure = style.new_figure(0.7 + 2.0 * len(budgets))
-    axes = figure.subplots(len(budgets), len(samplers), sharex=True, sharey=True, squeeze=False)
+    axes = figure.subplots(len(budgets), len(samplers), sharey=True, squeeze=False)
     for row, eps in zip(axes, budgets, strict=True):
         for axis, sampler in zip(row, samplers, strict=True):
             _stack(axis, select(records, "contribution", sampler=sampler, eps=eps))
@@ -77,4 +77,4 @@ def _stack(axis: Axes, records: list[Measurement]) -> None:
     )
     axis.use_sticky_edges = False  # else the tallest stack touches the frame
     axis.axhline(0, color=style.BLACK, linewidth=0.7)
-    axis.set_xticks(position, [str(t) for t in t_stars])
+    axis.set_xticks(position, [str(t) if t else NONE for t in t_stars])

@@ -54,7 +54,7 @@ def _attack(records: list[Measurement]) -> str:
     gaps = []
     for weak in select(records, "robust_accuracy", attack="paper"):
         strong = find(records, "robust_accuracy", **{**weak.at, "attack": "converged"})
-        if strong is not None and weak.at["t_star"] > 0:
+        if strong is not None and weak.at["sampler"] != "none":
             gaps.append(weak.value - strong.value)
     if not gaps:
         return ""

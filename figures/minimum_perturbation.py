@@ -1,5 +1,6 @@
 """Minimum perturbations of the bare classifier: zero-inflated Gaussian and survival curves (Fig. 3b, Fig. S1)."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 import matplotlib
@@ -30,7 +31,7 @@ def draw(folder: Path) -> Figure:
     """The figure of a run's `minimum_perturbation` records."""
     records = read_records(folder, "minimum_perturbation")
     shown = unit_of(records)
-    shards = perturbations(folder, shown)
+    shards = perturbations(folder, shown, distinct(records, "sampler"))
     samplers = [s for s in distinct(records, "sampler") if s != "none"]
     fitted = [find(records, f"gaussian_{part}", sampler="none") for part in FITTED]
     fit = [m.value * factor for m, factor in zip(fitted, (1, shown.factor, shown.factor), strict=True)
@@ -53,10 +54,10 @@ def draw(folder: Path) -> Figure:
     return figure
 
 
-def perturbations(folder: Path, shown: Unit) -> dict[str, Arrays]:
-    """Minimum perturbations at clean images and the grid's anchors by cell, in a unit; other purifiers are left out."""
+def perturbations(folder: Path, shown: Unit, samplers: Collection[str]) -> dict[str, Arrays]:
+    """Minimum perturbations at clean images and at anchors of these samplers by cell, in a unit."""
     found = {name: arrays for name, arrays in read_shards(folder, "minimum_perturbation").items()
-             if name.rpartition("-t")[0] in style.SAMPLER_NAMES}
+             if name.rpartition("-t")[0] in samplers}
     return {name: {**arrays, "distance": shown.factor * arrays["distance"]} for name, arrays in found.items()}
 
 
@@ -92,7 +93,8 @@ def _survival(
     for cell, shade in zip(cells, shades, strict=True):
         t_star = cell.at["t_star"]
         x, share, _, _ = survival_steps(shards[f"{sampler}-t{t_star}"]["distance"], limit)
-        axis.step(x, share, where="post", color=shade, linewidth=1.1, label=f"t* = {t_star}")
+        axis.step(x, share, where="post", color=shade, linewidth=1.1,
+                  label=f"t* = {t_star}" if t_star else "anchors")
     style.accuracy_axis(axis, "images that survive (%)")
     axis.set_xlim(-0.01 * limit, limit)
 

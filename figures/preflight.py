@@ -55,7 +55,7 @@ def draw(folder: Path) -> Figure:
 
 
 def _name(m: Measurement) -> str:
-    return cell_name(m.at).replace(" at ", "\n") if m.at["t_star"] else style.SAMPLER_NAMES["none"]
+    return cell_name(m.at).replace(" at ", "\n")
 
 
 def tables(run: dict[str, list[Measurement]]) -> list[Table]:

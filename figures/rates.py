@@ -10,6 +10,7 @@ from matplotlib.lines import Line2D
 from ..compression.records import Measurement, read_records, read_shards
 from . import style
 from .selection import distinct, select
+from .steps import Steps, steps
 from .table import budget, unit
 from .tables_rates import rates as tables
 
@@ -20,7 +21,8 @@ CAPTION = (
     "By step: expected compression rate against the purification step, at the first budget: mean over images and "
     "seeds, bars from the lowest to the highest seed. By size, where more than one was measured: the same at one t*, "
     "against the size of the random perturbation; dotted lines mark the attack budgets. Jacobian, where images are "
-    "small: its singular values at that t*, median over images, quartiles shaded; below 1 the purifier compresses."
+    "small: its singular values at that t*, median over images, quartiles shaded; below 1 the purifier compresses. "
+    "Purifiers of one's own have no step and stand to the right, hollow by the l_inf ratio."
 )
 
 
@@ -28,15 +30,15 @@ CAPTION = (
 def draw(folder: Path) -> Figure:
     """The figure of a run's `rates` records."""
     records, shards = read_records(folder, "rates"), read_shards(folder, "rates")
-    t_stars = distinct(records, "t_star")
-    shown = t_stars[len(t_stars) // 2]
-    spectra = {sampler: shards.get(f"{sampler}-t{shown}-spectra", {}) for sampler in distinct(records, "sampler")}
+    known = steps(records)
+    step = {sampler: 0 if sampler in known.own else known.middle() for sampler in distinct(records, "sampler")}
+    spectra = {sampler: shards.get(f"{sampler}-t{t_star}-spectra", {}) for sampler, t_star in step.items()}
     exact = {sampler: found["singular_values"] for sampler, found in spectra.items() if "singular_values" in found}
-    panels = {f"by step, ε = {budget(_budgets(records)[0])}": lambda axis: _by_time(axis, records)}
+    panels = {f"by step, ε = {budget(_budgets(records)[0])}": lambda axis: _by_time(axis, records, known)}
     if len(distinct(select(records, "rate_l2"), "eps")) > 1:
-        panels[f"by size, t* = {shown}"] = lambda axis: _by_size(axis, records, shown)
+        panels[f"by size{known.title()}"] = lambda axis: _by_size(axis, records, step)
     if exact:
-        panels[f"Jacobian, t* = {shown}"] = lambda axis: _spectra(axis, exact)
+        panels[f"Jacobian{known.title()}"] = lambda axis: _spectra(axis, exact)
     figure = style.new_figure(2.9)
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
     for axis, panel in zip(axes, panels.values(), strict=True):
@@ -55,7 +57,7 @@ def _budgets(records: list[Measurement]) -> list[float]:
     return list(records[0].run["configuration"]["eps"])
 
 
-def _by_time(axis: Axes, records: list[Measurement]) -> None:
+def _by_time(axis: Axes, records: list[Measurement], known: Steps) -> None:
     for sampler in distinct(records, "sampler"):
         colour, marker = style.SAMPLER_COLOURS[sampler], style.SAMPLER_MARKERS[sampler]
         for norm, dashes in (("l2", "-"), ("linf", "--")):
@@ -63,14 +65,17 @@ def _by_time(axis: Axes, records: list[Measurement]) -> None:
             t_stars = sorted(distinct(found, "t_star"))
             seeds = [[m.value for m in found if m.at["t_star"] == t] for t in t_stars]
             mean, low, high = np.array([(np.mean(s), min(s), max(s)) for s in seeds]).T
-            axis.errorbar(t_stars, mean, [mean - low, high - mean], color=colour, linestyle=dashes, marker=marker)
-    axis.set_xticks(distinct(records, "t_star"))
-    axis.set(xlabel="purification step t* (steps)", ylabel="expected rate (ratio)", xlim=(0, None), ylim=(0, None))
+            x, hollow = [known.x({"sampler": sampler, "t_star": t}) for t in t_stars], {}
+            if sampler in known.own and norm == "linf":
+                hollow = {"markerfacecolor": "white"}
+            axis.errorbar(x, mean, [mean - low, high - mean], color=colour, linestyle=dashes, marker=marker, **hollow)
+    known.label(axis)
+    axis.set(ylabel="expected rate (ratio)", ylim=(0, None))
 
 
-def _by_size(axis: Axes, records: list[Measurement], t_star: int) -> None:
+def _by_size(axis: Axes, records: list[Measurement], step: dict[str, int]) -> None:
     seed = records[0].run["configuration"]["seeds"][0]
-    for sampler in distinct(records, "sampler"):
+    for sampler, t_star in step.items():
         for norm, dashes in (("l2", "-"), ("linf", "--")):
             found = select(records, f"rate_{norm}", sampler=sampler, t_star=t_star, seed=seed)
             found.sort(key=lambda m: m.at["eps"])

@@ -67,16 +67,16 @@ def _template() -> jinja2.Template:
 
 def _section(folder: Path, name: str, run: dict[str, list[Measurement]]) -> dict:
     drawing = import_module(f".{name}", __package__)
-    figure: Figure = drawing.draw(folder)
-    style.save(figure, folder / "figures", name)
-    image = base64.b64encode((folder / "figures" / f"{name}.svg").read_bytes()).decode()
+    figure: Figure | None = drawing.draw(folder)  # None where the records are of a kind that tables say alone
+    if figure is not None:
+        style.save(figure, folder / "figures", name)
     said = {file: folder / name / f"{file}.txt" for file in ("about", "lacking")}
     return {
         "name": name,
         "title": drawing.TITLE,
-        "image": image,
+        "image": figure and base64.b64encode((folder / "figures" / f"{name}.svg").read_bytes()).decode(),
         "caption": drawing.CAPTION,
-        "width": round(96 * figure.get_figwidth()),
+        "width": figure and round(96 * figure.get_figwidth()),
         "tables": drawing.tables(run),
         **{file: path.read_text() if path.exists() else "" for file, path in said.items()},
     }

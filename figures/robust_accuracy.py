@@ -9,6 +9,7 @@ from matplotlib.lines import Line2D
 from ..compression.records import Measurement, read_records
 from . import style
 from .selection import distinct, find, line, percent_bar, select
+from .steps import Steps, steps
 from .table import budget
 from .tables import robust_accuracy as tables
 
@@ -19,7 +20,8 @@ CAPTION = (
     "(a) Accuracy left after a number of judged inputs, at the largest budget: the paper's PGD (dashed), the "
     "converged attack (solid), and one of four times its steps (dotted) where it was run; the curve has to be "
     "flat at its end for robust accuracy to be believed. (b onwards) Robust accuracy against the purification "
-    "step, one panel a budget, with 95 % intervals over images; the black line is the bare classifier."
+    "step, one panel a budget, with 95 % intervals over images; the black line is the bare classifier. Purifiers of "
+    "one's own have no step and stand to the right, hollow under the paper's PGD."
 )
 DASHES = {"paper": "--", "converged": "-", "stronger": ":"}
 NAMES = {"paper": "paper's PGD", "converged": "converged", "stronger": "4x steps"}
@@ -29,28 +31,22 @@ NAMES = {"paper": "paper's PGD", "converged": "converged", "stronger": "4x steps
 def draw(folder: Path) -> Figure:
     """The figure of a run's `robust_accuracy` records."""
     records = read_records(folder, "robust_accuracy")
-    budgets = distinct(records, "eps")
+    budgets, known = distinct(records, "eps"), steps(records)
     figure = style.new_figure(3.0)
     axes = figure.subplots(1, 1 + len(budgets), sharey=True)
-    _by_effort(axes[0], records, max(budgets))
+    _by_effort(axes[0], records, max(budgets), known)
     for axis, eps in zip(axes[1:], budgets, strict=True):
-        _by_time(axis, records, eps)
+        _by_time(axis, records, eps, known)
     style.accuracy_axis(axes[0])
     titles = [f"ε = {budget(eps)}" for eps in budgets]
-    shown = _shown_step(records)
-    style.letter(axes, [f"effort, t* = {shown}, ε = {budget(max(budgets))}", *titles])
+    style.letter(axes, [f"effort{known.title()}, ε = {budget(max(budgets))}", *titles])
     attacks = [Line2D([], [], color=style.GREY, linestyle=DASHES[a], label=NAMES[a]) for a in DASHES]
     style.legend_below(figure, style.sampler_handles(distinct(records, "sampler")) + attacks, 7)
     return figure
 
 
-def _shown_step(records: list[Measurement]) -> int:
-    t_stars = sorted(t for t in distinct(records, "t_star") if t > 0)
-    return t_stars[len(t_stars) // 2]
-
-
-def _by_effort(axis: Axes, records: list[Measurement], eps: float) -> None:
-    shown = {0, _shown_step(records)}
+def _by_effort(axis: Axes, records: list[Measurement], eps: float, known: Steps) -> None:
+    shown = {0, known.middle()}
     for sampler in distinct(records, "sampler"):
         for attack, dashes in DASHES.items():
             found = [
@@ -64,18 +60,19 @@ def _by_effort(axis: Axes, records: list[Measurement], eps: float) -> None:
     axis.set(xscale="log", xlabel="judged inputs (iterates an image)")
 
 
-def _by_time(axis: Axes, records: list[Measurement], eps: float) -> None:
+def _by_time(axis: Axes, records: list[Measurement], eps: float, known: Steps) -> None:
     for sampler in distinct(records, "sampler"):
         colour, marker = style.SAMPLER_COLOURS[sampler], style.SAMPLER_MARKERS[sampler]
         for attack in ("paper", "converged"):
             found = select(records, "robust_accuracy", sampler=sampler, eps=eps, attack=attack)
             if found and sampler != "none":
-                t_star, accuracy, _ = line(found, "t_star")
-                axis.plot(t_star, accuracy, DASHES[attack], color=colour)
+                _, accuracy, _ = line(found, "t_star")
+                axis.plot(sorted(known.x(m.at) for m in found), accuracy, DASHES[attack], color=colour)
                 for m in found:
-                    axis.errorbar(m.at["t_star"], m.value, percent_bar(m), color=colour, marker=marker, elinewidth=0.8)
+                    hollow = {} if sampler not in known.own or attack == "converged" else {"markerfacecolor": "white"}
+                    axis.errorbar(known.x(m.at), m.value, percent_bar(m), color=colour, marker=marker, elinewidth=0.8,
+                                  **hollow)
     bare = find(records, "robust_accuracy", sampler="none", eps=eps, attack="converged")
     if bare is not None:
         axis.axhline(bare.value, color=style.BLACK, linewidth=0.9, zorder=0)
-    axis.set_xticks([t for t in distinct(records, "t_star") if t > 0])
-    axis.set(xlabel="purification step t* (steps)", xlim=(0, None))
+    known.label(axis)

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from io import BytesIO
 from pathlib import Path
 from string import ascii_lowercase
+from typing import ClassVar
 
 import matplotlib
 from matplotlib.artist import Artist
@@ -33,14 +34,37 @@ BLACK, GREY, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
     "#CC79A7",
 )
 
-SAMPLER_COLOURS = {"ddpm": BLUE, "reverse": GREEN, "ddim": VERMILION, "sde": PURPLE, "ode": ORANGE, "one_step": GREY,
-                   "dpm": SKY, "flow": "#8C510A", "none": BLACK}
-SAMPLER_MARKERS = {"ddpm": "o", "reverse": "s", "ddim": "^", "sde": "v", "ode": "P", "one_step": "X", "dpm": "<",
-                   "flow": "*", "none": "D"}
-SAMPLER_NAMES = {
+
+class Looks(dict):
+    """How each known purifier looks; one of one's own takes the next of `spare`, alike in all figures of a process."""
+
+    asked: ClassVar[list[str]] = []
+
+    def __init__(self, known: dict[str, str], spare: Sequence[str] = ()):
+        super().__init__(known)
+        self.spare = spare
+
+    def __missing__(self, name: str) -> str:
+        if not self.spare:
+            return name
+        if name not in self.asked:
+            self.asked.append(name)
+        return self.spare[self.asked.index(name) % len(self.spare)]
+
+
+
+SAMPLER_COLOURS = Looks({
+    "ddpm": BLUE, "reverse": GREEN, "ddim": VERMILION, "sde": PURPLE, "ode": ORANGE, "one_step": GREY, "dpm": SKY,
+    "flow": "#8C510A", "none": BLACK,
+}, ("#AA3377", "#117733", "#332288", "#B58900", "#661100"))
+SAMPLER_MARKERS = Looks({
+    "ddpm": "o", "reverse": "s", "ddim": "^", "sde": "v", "ode": "P", "one_step": "X", "dpm": "<", "flow": "*",
+    "none": "D",
+}, "ph>d8H")
+SAMPLER_NAMES = Looks({
     "ddpm": "DDPM", "reverse": "Reverse-only", "ddim": "DDIM", "sde": "VP-SDE", "ode": "Probability flow",
     "one_step": "One step", "dpm": "DPM-20", "flow": "Rectified flow", "none": "no purifier",
-}
+})
 
 SETTINGS = {
     "font.family": "DejaVu Sans",

@@ -82,20 +82,25 @@ def errors_over(records: list[Measurement]) -> str:
 
 
 def cells(records: list[Measurement]) -> Iterator[tuple[dict, int]]:
-    """Coordinates of each purifier, and its t* in steps of the paper's schedule."""
+    """Coordinates of each purifier, and its t* in steps of the paper's schedule, 0 for one that has none."""
     seen = []
     for m in records:
         cell = {name: m.at[name] for name in ("sampler", "t_star") if name in m.at}
-        if len(cell) == 2 and cell["t_star"] > 0 and cell not in seen:
+        if len(cell) == 2 and cell["sampler"] != "none" and cell not in seen:
             seen.append(cell)
             yield cell, cell["t_star"] * paper.STEPS // m.run["configuration"]["respaced"]
 
 
 def cell_columns(cell: dict, t: int) -> Row:
     """The first columns of a row about one purifier."""
-    return {"sampler": SAMPLER_NAMES[cell["sampler"]], "t* (paper's t)": f"{cell['t_star']} ({t})"}
+    step = f"{cell['t_star']} ({t})" if t else NONE
+    return {"sampler": SAMPLER_NAMES[cell["sampler"]], "t* (paper's t)": step}
 
 
 def cell_name(cell: dict) -> str:
-    """A purifier in words."""
-    return f"{SAMPLER_NAMES[cell['sampler']]} at t* = {cell['t_star']}"
+    """A purifier in words; one without steps has none.
+
+    >>> cell_name({"sampler": "ddpm", "t_star": 5}), cell_name({"sampler": "blur", "t_star": 0})
+    ('DDPM at t* = 5', 'blur')
+    """
+    return SAMPLER_NAMES[cell["sampler"]] + (f" at t* = {cell['t_star']}" if cell["t_star"] else "")

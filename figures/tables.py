@@ -34,7 +34,7 @@ def minimum_perturbation(run: Run) -> list[Table]:
     def row(at: dict) -> Row:
         survival = {f"survive eps {budget(e)} (%)": number(find(records, "survival", **at, eps=e)) for e in tried}
         return {
-            "at": "clean images" if at["t_star"] == 0 else f"anchors of {cell_name(at)}",
+            "at": "clean images" if at["sampler"] == "none" else f"anchors of {cell_name(at)}",
             "clean accuracy (%)": number(find(records, "clean_accuracy", **at)),
             **survival,
             "mass at 0": number(find(records, "gaussian_zero", **at), 3),

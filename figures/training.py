@@ -19,9 +19,11 @@ CAPTION = (
 
 
 @style.applied()
-def draw(folder: Path) -> Figure:
-    """The figure of a run's `training` records."""
+def draw(folder: Path) -> Figure | None:
+    """The figure of a run's `training` records; None where the run has no noise predictor."""
     records = read_records(folder, "training")
+    if not select(records, "noise_prediction_error"):
+        return None
     figure = style.new_figure(2.4, width=3.5)
     axis = figure.subplots()
     t, error, half = line(select(records, "noise_prediction_error"), "t")

@@ -27,5 +27,7 @@ def test_penultimate_features_are_what_the_last_layer_reads():
 
 
 def test_a_network_without_features_is_refused():
-    with pytest.raises(TypeError, match="Linear has no method `features`"):
+    with pytest.raises(TypeError, match="of type Linear shows no features .* with a method `features`"):
         penultimate(pure(nnx.Linear(2, 3, rngs=nnx.Rngs(0))))
+    with pytest.raises(TypeError, match="of type function shows no features"):
+        penultimate(lambda x: x.ravel())

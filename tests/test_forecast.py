@@ -10,7 +10,7 @@ from purimetry.experiments import (
     forecast, minimum_perturbation, prediction, preflight, progress, rates, robust_accuracy,
 )
 from purimetry.experiments.configuration import Configuration
-from purimetry.experiments.workbench import Workbench
+from purimetry.experiments.workbench import BARE, Cell, Workbench
 from purimetry.experiments.pieces import Passes
 
 
@@ -28,21 +28,24 @@ def bench(tmp_path):
 
 
 def test_seconds_are_those_of_the_classifier_and_of_each_step():
-    speed = forecast.Speed((1.0, 10.0), (2.0, 20.0), t_star=1, n=4)
-    assert speed.seconds(Passes(3, 2, 5)) == 2 * (1 + 3 * 10) + 5 * (2 + 3 * 20)
+    speed = forecast.Speed((1.0, 2.0), (10.0, 20.0), {Cell("blur", 0): (100.0, 200.0)}, t_star=1, n=4)
+    assert speed.seconds(Passes(Cell("ddpm", 3), 2, 5)) == 2 * (1 + 3 * 10) + 5 * (2 + 3 * 20)
+    assert speed.seconds(Passes(Cell("blur", 0), 2, 5)) == 2 * (1 + 100) + 5 * (2 + 200)
+    assert speed.seconds(Passes(BARE, 2, 5)) == 2 * 1 + 5 * 2
 
 
 def test_passes_are_what_the_experiments_do(bench):
-    assert robust_accuracy.passes(bench)[2:4] == [Passes(0, 3, 11), Passes(0, 5, 21)]
-    gradients = {t: sum(p.gradient for p in robust_accuracy.passes(bench) if p.t_star == t) for t in (0, 2, 4)}
+    grid = two, four = Cell("ddpm", 2), Cell("ddpm", 4)
+    assert robust_accuracy.passes(bench)[2:4] == [Passes(BARE, 3, 11), Passes(BARE, 5, 21)]
+    gradients = {c: sum(p.gradient for p in robust_accuracy.passes(bench) if p.cell == c) for c in (BARE, *grid)}
     once = 2 * (11 + 3 * 7)
-    assert gradients == {0: once + 4 * 3 * 7, 2: once, 4: once + 4 * 3 * 7}  # two defences are checked at the largest
-    assert minimum_perturbation.passes(bench) == 3 * [Passes(0, 10 * 3, 10 * 3 * 7)]
-    bare = Passes(0, 1 + 5, 1 + 5 * 8)
-    assert prediction.passes(bench) == [p for t in (2, 2, 4, 4) for p in (Passes(t, 3 * 4, 2 + 3 * 8), bare)]
+    assert gradients == {BARE: once + 4 * 3 * 7, two: once, four: once + 4 * 3 * 7}  # two are checked at the largest
+    assert minimum_perturbation.passes(bench) == 3 * [Passes(BARE, 10 * 3, 10 * 3 * 7)]
+    bare = Passes(BARE, 1 + 5, 1 + 5 * 8)
+    assert prediction.passes(bench) == [p for c in (two, two, four, four) for p in (Passes(c, 3 * 4, 2 + 3 * 8), bare)]
     sizes = 2 * 2 + 3  # two budgets by two seeds, and 0.025, 0.05, 0.4
-    assert rates.passes(bench) == [Passes(t, 2 + sizes * (1 + 3), 16 + 64) for t in (2, 4)]
-    assert preflight.passes(bench) == [Passes(0, 300, 84), Passes(4, 300, 84), Passes(0, 0, 21)]
+    assert rates.passes(bench) == [Passes(cell, 2 + sizes * (1 + 3), 16 + 64) for cell in grid]
+    assert preflight.passes(bench) == [Passes(BARE, 300, 84), Passes(four, 300, 84), Passes(BARE, 0, 21)]
 
 
 def test_an_attack_takes_no_more_gradients_than_its_passes(bench):
@@ -51,7 +54,7 @@ def test_an_attack_takes_no_more_gradients_than_its_passes(bench):
 
 
 def test_a_forecast_tells_its_parts_its_basis_and_what_it_lacks(bench, monkeypatch):
-    monkeypatch.setattr(forecast, "measure", lambda bench: forecast.Speed((0.1, 0.0), (0.0, 0.0), 2, 4))
+    monkeypatch.setattr(forecast, "measure", lambda bench: forecast.Speed((0.1, 0.0), (0.0, 0.0), {}, 2, 4))
     forwards = sum(p.forward for p in prediction.passes(bench))
     said = forecast.forecast(bench, ["prediction", "diagnosis"], processes=2)
     assert f"at most {forwards * 8 * 0.1 / 2:.0f} s on 2 processes" in said  # 5 images are two shards of 4
@@ -67,7 +70,7 @@ def test_what_has_records_is_not_forecast(bench):
 def test_one_shard_is_timed(bench):
     speed = forecast.measure(bench)
     assert (speed.t_star, speed.n) == (2, 5)
-    assert all(seconds >= 0 for seconds in (*speed.forward, *speed.gradient)) and speed.forward[0] > 0
+    assert all(seconds >= 0 for seconds in (*speed.bare, *speed.step)) and speed.bare[0] > 0
 
 
 def test_progress_is_said_in_a_log_and_once_it_takes_long(monkeypatch, capsys):

@@ -1,5 +1,8 @@
 """Models that stay in PyTorch, against the same weights in JAX: through every measurement that takes them."""
 
+import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -162,6 +165,69 @@ def test_a_purifiers_gradient_is_its_jacobians():
     purifier = pm.torch_purifier(noised)
     (slope,) = jax.vjp(lambda x: purifier(x, XI[0]), jnp.asarray(IMAGES[0]))[1](jnp.ones((8, 8, 1)))
     np.testing.assert_allclose(slope, 0.8, rtol=1e-6)
+
+
+ONE_THREAD = """
+import faulthandler, numpy as np, torch, purimetry as pm
+from flax import nnx
+faulthandler.dump_traceback_later(100, exit=True)
+purifier = pm.torch_purifier(lambda x: 0.8 * x + 0.05 * torch.rand_like(x))
+classifier = pm.pure(pm.ConvNet((8, 8, 1), 10, (16, 32), rngs=nnx.Rngs(0)))
+defended = lambda classifier, purifier, x, key: classifier(purifier(x, key))
+images, xi = np.ones((32, 8, 8, 1), np.float32), pm.configurations(0, range(32))
+print(pm.over_images(defended, (classifier, purifier), images, xi).shape)
+"""
+
+
+def test_one_thread_is_enough():
+    """Runs have one, which would wait for itself if PyTorch's side computed anything in JAX."""
+    environment = {**os.environ, **dict.fromkeys(("NPROC", "OMP_NUM_THREADS"), "1")}
+    done = subprocess.run([sys.executable, "-c", ONE_THREAD], env=environment, capture_output=True, text=True)
+    assert done.stdout.strip() == "(32, 10)", done.stderr
+
+
+def test_jacobians_go_forward_and_backward(classifiers):
+    """A push is a pull of PyTorch's pull; mapped, transposed and in a loop, against the same in JAX."""
+    ours, theirs = (lambda x, key, c=c: jnp.tanh(c(x).sum() * x) for c in classifiers)
+    x, key = jnp.asarray(IMAGES[0]), XI[0]
+    expected = pm.jacobian(ours, x, key)
+    np.testing.assert_allclose(pm.jacobian(theirs, x, key), expected, **FLOAT)
+    np.testing.assert_allclose(jax.jacrev(lambda x: theirs(x, key).ravel())(x).reshape(64, 64), expected, **FLOAT)
+    found = [pm.largest_singular_values(f, x, key, k=2, iterations=8).values for f in (ours, theirs)]
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-3)  # eight products, one after another
+    looped = lambda x: jax.lax.fori_loop(0, 2, lambda _, x: theirs(x, key), x)
+    twice = jax.jvp(lambda x: ours(ours(x, key), key), (x,), (x,))[1]
+    np.testing.assert_allclose(jax.jit(lambda x: jax.jvp(looped, (x,), (x,))[1])(x), twice, **FLOAT)
+
+
+def test_jacobians_of_a_batch_with_attention():
+    """Whose fast ways in PyTorch have no second pull."""
+    attention = torch.nn.MultiheadAttention(4, 2, batch_first=True).eval()
+
+    def attend(x):
+        tokens = x.flatten(1).reshape(len(x), 16, 4)
+        return torch.nn.functional.scaled_dot_product_attention(*3 * [attention(tokens, tokens, tokens)[0]]).reshape(
+            x.shape)
+
+    purifier = pm.torch_purifier(attend)
+    forward = jax.vmap(lambda x, key, v: pm.push(purifier, x, key, v))(IMAGES[:2], XI[:2], IMAGES[2:4])
+    rows = jax.vmap(jax.jacrev(lambda x, key: purifier(x, key).ravel()))(jnp.asarray(IMAGES[:2]), XI[:2])
+    np.testing.assert_allclose(forward.reshape(2, 64), np.einsum("nij,nj->ni", rows.reshape(2, 64, 64),
+                                                                 IMAGES[2:4].reshape(2, 64)), **FLOAT)
+
+
+def test_what_does_not_depend_on_the_image_has_no_slope():
+    weight = torch.ones(1, requires_grad=True)
+    constant = pm.torch_purifier(lambda x: weight * torch.full_like(x, 0.5))
+    x, key = jnp.asarray(IMAGES[0]), XI[0]
+    np.testing.assert_array_equal(pm.push(constant, x, key, x), 0)
+    np.testing.assert_array_equal(jax.grad(lambda x: constant(x, key).sum())(x), 0)
+
+
+def test_second_derivatives_are_refused(classifiers):
+    slope = jax.grad(lambda x: classifiers[1](x)[0])
+    with pytest.raises(TypeError, match="models in PyTorch have first derivatives here, no second ones"):
+        jax.jvp(slope, (jnp.asarray(IMAGES[0]),), (jnp.ones((8, 8, 1)),))
 
 
 def test_a_hidden_gradient_is_said_and_straight_through_attacks_it(classifiers):

@@ -25,8 +25,8 @@ X, NOISE = (jax.random.uniform(jax.random.key(seed), (2, 3, 1), minval=-0.5, max
 
 
 def test_the_command_line_the_table_and_the_figures_have_the_same_samplers():
-    (allowed, _) = get_args(get_type_hints(Configuration)["samplers"])
-    assert get_args(allowed) == tuple(SAMPLERS)
+    (told, _) = get_args(get_type_hints(Configuration)["samplers"])  # or None
+    assert get_args(get_args(told)[0]) == tuple(SAMPLERS)
     for looks in (style.SAMPLER_COLOURS, style.SAMPLER_MARKERS, style.SAMPLER_NAMES):
         assert looks.keys() == {*SAMPLERS, "none"} and len(set(looks.values())) == len(looks)
 
@@ -96,7 +96,7 @@ def test_a_given_denoisers_flow_needs_no_training(tmp_path, monkeypatch):
 def bench_of(*kinds):
     configuration = SimpleNamespace(samplers=kinds, t_stars=(2, 5), respaced=100)
     cells = [Cell(kind, 5) for kind in kinds]
-    return SimpleNamespace(configuration=configuration, schedule=SCHEDULE, cells=cells, middle_cells=cells,
+    return SimpleNamespace(configuration=configuration, schedule=SCHEDULE, grid=cells, middle_cells=cells,
                            reads_networks=False,
                            purifier=lambda cell: pm.diffusion(lambda x, t: x, SAMPLERS[cell.sampler](SCHEDULE, 5)))
 

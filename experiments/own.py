@@ -1,0 +1,133 @@
+"""Functions of one's own that a run measures, each named by FILE.py:NAME: the file is run, and NAME taken from it."""
+
+import hashlib
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from functools import cache
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+
+from ..compression.callables import as_pytree
+from ..compression.records import digest
+from .architectures import Given
+
+
+TORCH = "; code in PyTorch goes through pm.torch_purifier, pm.torch_classifier or pm.torch_denoiser"
+
+
+class Own(NamedTuple):
+    """A function of a user's file: its name, itself, and where it is from."""
+
+    name: str
+    function: Callable
+    path: Path
+
+    def sha256(self, *inputs) -> str:
+        """Of the file and of the arrays, such as weights, that the function takes along when it is traced.
+
+        inputs: what it is called with, or anything of those shapes; nothing is computed. What leaves JAX, as weights in
+        PyTorch, and other files with code are not seen. Raises ValueError, which says where, if it cannot be traced.
+        """
+        file = np.frombuffer(self.path.read_bytes(), np.uint8)
+        try:
+            traced = jax.make_jaxpr(lambda *given: self.function(*given))(*inputs)
+        except Exception as error:
+            doing = f"calling {self.name} with {len(inputs)} array{'s' * (len(inputs) > 1)} of JAX"
+            raise _told(doing, self.path, error, TORCH if "torch" in sys.modules else "") from error
+        return digest({"file": file, **{str(number): array for number, array in enumerate(_arrays(traced))}})
+
+
+def is_own(given: str) -> bool:
+    """Whether an option names a function of a file.
+
+    >>> is_own("mine.py:blur"), is_own("resnet20:weights.pt")
+    (True, False)
+    """
+    return given.rpartition(":")[0].endswith(".py")
+
+
+def given(option: str, told: str, *inputs) -> Given:
+    """The function that an option names, as a network that was read; `own` and `Own.sha256` say what may be wrong."""
+    found = own(option, told)
+    return Given(f"{found.path.name}:{found.name}", found.function, found.sha256(*inputs), sides=None)
+
+
+def own(option: str, given: str) -> Own:
+    """The function that FILE.py:NAME names; ValueError, which names the option, if there is none."""
+    file, _, name = given.rpartition(":")
+    path = Path(file)
+    if not is_own(given) or not name.isidentifier():
+        raise ValueError(f"{option} {given}: expected FILE.py:NAME, a file of Python and a function in it")
+    if not path.is_file():
+        raise ValueError(f"{option} {given}: there is no file {path}")
+    module = _module(path.resolve())
+    if not hasattr(module, name):
+        raise ValueError(f"{option} {given}: {path} has no {name}; it has {', '.join(_functions(module)) or 'none'}")
+    function = getattr(module, name)
+    if not callable(function) or isinstance(function, type):
+        raise ValueError(f"{option} {given}: {name} is {_kind(function)}, expected a function or another callable; a "
+                         "network with its weights, for example")
+    return Own(name, function, path.resolve())
+
+
+def check_precision(denoiser: Given, precision: str) -> None:
+    """Raise unless the noise predictor has weights that can be rounded, where the run rounds them."""
+    if precision != "float32" and not jax.tree.leaves(as_pytree(denoiser.network)):
+        raise ValueError(f"--precision {precision} rounds weights, and {denoiser.architecture} shows none; give a "
+                         "network of pm.pure, round inside the function, or leave the option out")
+
+
+@cache
+def _module(path: Path) -> ModuleType:
+    """The file as a module, run once; what lies beside it can be imported from it."""
+    spec = spec_from_file_location(f"purimetry_own_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}", path)
+    module = module_from_spec(spec)
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))
+    sys.modules[spec.name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise _told("running it", path, error) from error
+    return module
+
+
+def _told(doing: str, path: Path, error: Exception, hint: str = "") -> ValueError:
+    """What the user's code raised, with the line of the file at which it did."""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    where = f"{path}, line {lines[-1]}" if lines else str(path)
+    return ValueError(f"{where}: {doing} failed with {type(error).__name__}: {error}{hint}")
+
+
+def _functions(module: ModuleType) -> list[str]:
+    """Callables that the file itself may have been asked for."""
+    return [name for name, value in vars(module).items()
+            if callable(value) and not isinstance(value, type) and not name.startswith("_")]
+
+
+def _kind(value) -> str:
+    return f"the class {value.__name__}" if isinstance(value, type) else f"of type {type(value).__name__}"
+
+
+def _arrays(traced) -> Iterator[np.ndarray]:
+    """The arrays that a traced function takes along, those of functions within it as well."""
+    inner = getattr(traced, "jaxpr", traced)
+    literals = (operand.val for equation in inner.eqns for operand in equation.invars if isinstance(operand, Literal))
+    for array in (*getattr(traced, "consts", ()), *literals):
+        is_key = jax.dtypes.issubdtype(getattr(array, "dtype", None), jax.dtypes.prng_key)
+        yield np.asarray(jax.random.key_data(array) if is_key else array)
+    for equation in inner.eqns:
+        for part in jax.tree.leaves(equation.params, is_leaf=_is_traced):
+            if _is_traced(part):
+                yield from _arrays(part)
+
+
+def _is_traced(value) -> bool:
+    return isinstance(value, Jaxpr | ClosedJaxpr)
