@@ -2,7 +2,7 @@
 
 Command: purimetry run robust_accuracy
 Time: about 7 minutes on 2 cores of an AMD EPYC; on CIFAR-10 three quarters of an hour for two samplers.
-Expect: the paper's PGD-40 leaves robust accuracy several points too high on digits, 8 to 27 on CIFAR-10.
+Expect: the paper's PGD-40 leaves robust accuracy several points too high on digits, 2 to 27 on CIFAR-10.
 
 Both attacks have full gradients through every sampler step and xi_attack = xi_test. The paper's is 40 steps of
 0.01/0.3 eps on cross-entropy from a uniform start; the converged one is `converged_pgd` on the margin. The bare

@@ -41,7 +41,8 @@ def draw(folder: Path) -> Figure:
     titles = [f"ε = {budget(eps)}" for eps in budgets]
     style.letter(axes, [f"effort{known.title()}, ε = {budget(max(budgets))}", *titles])
     attacks = [Line2D([], [], color=style.GREY, linestyle=DASHES[a], label=NAMES[a]) for a in DASHES]
-    style.legend_below(figure, style.sampler_handles(distinct(records, "sampler")) + attacks, 7)
+    handles = style.sampler_handles(distinct(records, "sampler")) + attacks
+    style.legend_below(figure, handles, len(handles) if len(handles) < 8 else -(-len(handles) // 2))
     return figure
 
 
