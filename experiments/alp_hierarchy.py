@@ -80,7 +80,7 @@ class Defence(NamedTuple):
 def defence(bench: Workbench, name: str) -> Defence:
     """One of DEFENCES."""
     lend(bench)
-    classifier = bench.robust_classifier if "trained" in name else bench.classifier
+    classifier = bench.networks.robust_classifier if "trained" in name else bench.classifier
     if "alp" in name:
         return Defence(classifier, bench.purifier(ALP), Pooled(DRAWS))
     return Defence(classifier, identity, defended)
@@ -171,7 +171,7 @@ def run(bench: Workbench) -> list[Measurement]:
     """Attack every defence, and time purification."""
     found = [m for name in each("hierarchy", list(DEFENCES)) for m in _measure(bench, name)]
     return bench.write("alp_hierarchy", [*found, *_fidelity(bench), *_speed(bench)],
-                       weights(bench) | bench.robust_weights)
+                       weights(bench) | bench.networks.robust_sha256)
 
 
 def _known(name: str) -> tuple[str, ...]:

@@ -102,7 +102,7 @@ def defences(bench: Workbench) -> dict[str, Callable[[], Defence]]:
     cell = bench.middle_cells[0]
     found = {
         UNDEFENDED: (UNDEFENDED, lambda: _bare(bench, bench.classifier)),
-        TRADES: (TRADES, lambda: _bare(bench, bench.robust_classifier)),
+        TRADES: (TRADES, lambda: _bare(bench, bench.networks.robust_classifier)),
         PURIFIED: (str(cell), lambda: _purified(bench, cell)),
         RESNET20: (RESNET20, lambda: _resnet20(bench)),
     }
@@ -172,7 +172,7 @@ def clean(bench: Workbench, name: str) -> np.ndarray:
 
 def pieces(bench: Workbench) -> list[Piece]:
     """Each attack on each defence, ours and theirs; Unmet where AutoAttack would have no PyTorch twin to attack."""
-    if bench.reads_networks or bench.middle_cells[0].sampler not in SAMPLERS:
+    if bench.networks.given or bench.middle_cells[0].sampler not in SAMPLERS:
         raise Unmet("AutoAttack attacks PyTorch twins, which there are of the networks trained here behind "
                     f"{', '.join(SAMPLERS)}; take digits, and leave --classifier and --denoiser out")
     return [

@@ -105,7 +105,7 @@ def trial(number: int) -> Bottleneck:
 
 def classifiers(bench: Workbench) -> dict[str, Classifier]:
     """The document's two: undefended and adversarially trained; made when they are called for."""
-    return {"undefended": bench.classifier, "adversarially trained": bench.robust_classifier}
+    return {"undefended": bench.classifier, "adversarially trained": bench.networks.robust_classifier}
 
 
 ENSEMBLE = Pooled(DRAWS)

@@ -30,8 +30,8 @@ TIMES = (10, 20, 50, 100, 150, 300, 600)
 
 def pieces(bench: Workbench) -> list[Piece]:
     """Each network is trained by itself."""
-    flow = [Piece("velocity", 4, lambda: bench.velocity)] if bench.trains_velocity else []
-    denoiser = [Piece("denoiser", 4, lambda: bench.denoiser)] if bench.has_denoiser else []
+    flow = [Piece("velocity", 4, lambda: bench.networks.velocity)] if bench.networks.trains_velocity else []
+    denoiser = [Piece("denoiser", 4, lambda: bench.denoiser)] if bench.networks.has_denoiser else []
     return [Piece("classifier", 1, lambda: bench.classifier), *denoiser, *flow]
 
 
@@ -60,18 +60,18 @@ def _measure(bench: Workbench) -> Iterator[Measurement]:
                 for t, time in zip(TIMES, times, strict=True)
             ])
 
-        if bench.has_denoiser:
+        if bench.networks.has_denoiser:
             found["squared_error"] = errors(bench.denoiser, schedule.time[list(TIMES)])
-        if bench.trains_velocity:
+        if bench.networks.trains_velocity:
             times = [CONTINUOUS * rectified_time(schedule.alpha_bar[t]) for t in TIMES]
-            found["flow_squared_error"] = errors(noise_of(bench.velocity), times)
+            found["flow_squared_error"] = errors(noise_of(bench.networks.velocity), times)
         return found
 
     arrays = bench.shard("training", "test", compute)
     yield bench.mean("training", "clean_accuracy", 100 * (arrays["margin"] < 0), "%", {})
-    for t, errors in zip(TIMES, arrays["squared_error"], strict=True) if bench.has_denoiser else ():
+    for t, errors in zip(TIMES, arrays["squared_error"], strict=True) if bench.networks.has_denoiser else ():
         yield bench.mean("training", "noise_prediction_error", errors, "mean squared error", {"t": t})
-    if bench.trains_velocity:
+    if bench.networks.trains_velocity:
         for t, errors in zip(TIMES, arrays["flow_squared_error"], strict=True):
             yield bench.mean("training", "flow_prediction_error", errors, "mean squared error", {"t": t})
 

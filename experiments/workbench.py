@@ -15,20 +15,18 @@ import jax
 import numpy as np
 
 from ..compression import checks, features, randomness, schedules
-from ..compression.data.dataset import DataError
-from ..compression.networks.precision import in_precision
-from ..compression.networks.pure import Network
 from ..compression.purifiers.diffusion import diffusion
-from ..compression.purifiers.flow import noise_of, velocity_of
+from ..compression.purifiers.flow import noise_of
 from ..compression.purifiers.identity import identity
 from ..compression.records import Arrays, Folder, Measurement, write_atomic
-from ..compression.types import NoisePredictor, Purifier
-from . import architectures, models, own
+from ..compression.types import Classifier, NoisePredictor, Purifier
+from . import own
 from .configuration import Configuration
-from .datasets import class_folders, read
+from .datasets import read
+from .networks import Networks
 from .pieces import Piece
 from .progress import bar
-from .purifiers import OF_VELOCITY, PROCESS, SAMPLERS
+from .purifiers import OF_VELOCITY, SAMPLERS
 
 
 class Cell(NamedTuple):
@@ -73,15 +71,13 @@ class Workbench:
         checks.check_labels(self.labels, len(self.images), self.dataset.classes)
         self._purifiers: dict[Cell, Purifier] = {}
         self._lent: dict[Cell, Callable[[], Purifier]] = {}
-        self._given = self._read_networks()
+        self.networks = Networks(configuration, self.dataset)
         self._own = self._read_purifiers()
         self._check_times()
-        weights = {name: given.determinants for name, given in self._given.items()}
-        if self._follows_velocity and not self.trains_velocity:
-            weights["velocity"] = "the denoiser's"
+        determinants = {**configuration.determinants(), "data_sha256": self.dataset.fingerprint,
+                        **self.networks.determinants}
         if self._own:
-            weights["purifiers"] = {cell.sampler: sha256 for cell, sha256 in self._own.items()}
-        determinants = {**configuration.determinants(), "data_sha256": self.dataset.fingerprint, **weights}
+            determinants["purifiers"] = {cell.sampler: sha256 for cell, sha256 in self._own.items()}
         self.folder = Folder(configuration.out, determinants)
         taken = {"dataset": self.dataset.name, "split": "test", "indices": self.indices.tolist()}
         write_atomic(self.folder.path / "images.json", json.dumps(taken).encode())
@@ -122,10 +118,10 @@ class Workbench:
         t_stars = sorted(self.configuration.t_stars)
         return [cell for cell in grid if cell.t_star == t_stars[len(t_stars) // 2]]
 
-    @cached_property
-    def classifier(self) -> Network:
-        """The trained classifier."""
-        return self._classifier[0]
+    @property
+    def classifier(self) -> Classifier:
+        """The classifier."""
+        return self.networks.classifier
 
     @property
     def penultimate(self) -> Callable:
@@ -135,48 +131,10 @@ class Workbench:
         except TypeError as error:
             raise Unmet(str(error)) from error
 
-    @cached_property
-    def robust_classifier(self) -> Network:
-        """An adversarially trained classifier: that of the run, or the same network as the classifier trained here."""
-        return self._robust_classifier[0]
-
     @property
-    def robust_weights(self) -> dict[str, str]:
-        """SHA-256 of its weights, by its name."""
-        return {"robust_classifier": self._robust_classifier[1]}
-
-    @cached_property
     def denoiser(self) -> NoisePredictor:
         """The noise predictor, in the run's precision; Unmet where no purifier of the run asks for one."""
-        return self.grid and self._in_precision(self._denoiser[0])
-
-    def _in_precision(self, network: Network) -> NoisePredictor:
-        precision = self.configuration.precision
-        return network if precision == "float32" else in_precision(network, precision)
-
-    @property
-    def reads_networks(self) -> bool:
-        """Whether any network comes from a file."""
-        return bool(self._given)
-
-    @property
-    def has_denoiser(self) -> bool:
-        """Whether a purifier of the run asks for a noise predictor."""
-        return bool(self._grid)
-
-    @property
-    def trains_velocity(self) -> bool:
-        """Whether any purifier of the grid follows a velocity that is trained here, as the noise predictor is."""
-        return "denoiser" not in self._given and self._follows_velocity
-
-    @property
-    def _follows_velocity(self) -> bool:
-        return bool(set(OF_VELOCITY) & set(self.configuration.samplers))
-
-    @cached_property
-    def velocity(self) -> NoisePredictor:
-        """The velocity of rectified flow: trained here, or that of the noise predictor that was given."""
-        return self._in_precision(self._velocity[0]) if self.trains_velocity else velocity_of(self.denoiser, PROCESS)
+        return self.grid and self.networks.denoiser
 
     @property
     def training(self) -> tuple:
@@ -185,35 +143,6 @@ class Workbench:
             raise Unmet(f"{self.dataset.name} has no training images, from which this experiment learns where images "
                         "lie; take digits, cifar10 or cifar100")
         return self.dataset.train_images, self.dataset.train_labels
-
-    def _read_networks(self) -> dict[str, architectures.Given]:
-        """Networks of files, fit for the images; raises where one is lacking that cannot be trained."""
-        c, given = self.configuration, {}
-        if c.classifier is not None:
-            given["classifier"] = self._read("--classifier", c.classifier, architectures.classifier)
-            architectures.check_classifier(given["classifier"], self.dataset, class_folders(c.dataset))
-        if c.robust_classifier is not None:
-            given["robust_classifier"] = self._read("--robust-classifier", c.robust_classifier,
-                                                    partial(architectures.classifier, option="--robust-classifier"))
-            architectures.check_classifier(given["robust_classifier"], self.dataset, class_folders(c.dataset),
-                                           "--robust-classifier")
-        if c.denoiser is not None:
-            given["denoiser"] = self._read("--denoiser", c.denoiser, architectures.denoiser, np.float32(1))
-            architectures.check_denoiser(given["denoiser"], self.dataset)
-            own.check_precision(given["denoiser"], c.precision)
-        needed = {"classifier": "give --classifier ARCHITECTURE:FILE"}
-        if c.samplers:
-            needed["denoiser"] = "give --denoiser ARCHITECTURE:PATH"
-        if lacking := [name for name in needed if name not in given and not len(self.dataset.train_images)]:
-            raise DataError(f"{self.dataset.name} has no images to train a {' or a '.join(lacking)} on; "
-                            f"{', and '.join(needed[name] for name in lacking)}")
-        return given
-
-    def _read(self, option: str, told: str, importer: Callable, *more) -> architectures.Given:
-        """A network of a file; of a file of Python, a function of an image (and more)."""
-        if own.is_own(told):
-            return own.given(option, told, np.zeros(self.dataset.shape, np.float32), *more)
-        return importer(told)
 
     def _read_purifiers(self) -> dict[Cell, str]:
         """One's own purifiers with what their records are known by; lent until they are first used."""
@@ -228,56 +157,18 @@ class Workbench:
             self.lend(cell, lambda purifier=read.network: purifier)
         return found
 
-    @cached_property
-    def _classifier(self) -> tuple[Network, str]:
-        return self._given_or_trained("classifier", models.classifier)
-
-    @cached_property
-    def _robust_classifier(self) -> tuple[Network, str]:
-        return self._given_or_trained("robust_classifier", models.robust_classifier)
-
-    @cached_property
-    def _denoiser(self) -> tuple[Network, str]:
-        return self._given_or_trained("denoiser", models.denoiser)
-
-    def _given_or_trained(self, name: str, train: Callable) -> tuple[Network, str]:
-        """A network and its weights' SHA-256."""
-        if found := self._given.get(name):
-            return found.network, found.sha256
-        return train(self.configuration.training, self.dataset, self.configuration.cache)
-
-    @cached_property
-    def _velocity(self) -> tuple[Network, str]:
-        return models.velocity(self.configuration.training, self.dataset, self.configuration.cache)
-
-    @property
-    def _weights(self) -> dict[str, str]:
-        """SHA-256 of all that the run's measurements depend on, by its name."""
-        found = {"classifier": self._classifier[1]}
-        if self._grid:
-            found["denoiser"] = self._denoiser[1]
-        if self.trains_velocity:
-            found["velocity"] = self._velocity[1]
-        if robust := self._given.get("robust_classifier"):
-            found["robust_classifier"] = robust.sha256
-        return {**found, **{cell.sampler: sha256 for cell, sha256 in self._own.items()}}
-
-    @property
-    def _trained_until(self) -> int | None:
-        """The last step of 1000 that the denoiser's training was about, where its card says one."""
-        return self._given["denoiser"].trained_until if "denoiser" in self._given else None
-
     def _covered(self, t_star: int) -> bool:
         """Whether the denoiser's training was about this step of the respaced schedule."""
-        return self._trained_until is None or t_star == 0 or int(self.schedule.time[t_star]) < self._trained_until
+        last = self.networks.trained_until
+        return last is None or t_star == 0 or int(self.schedule.time[t_star]) < last
 
     def _check_times(self) -> None:
         if beyond := [t for t in self.configuration.t_stars if not self._covered(t)]:
             last = sum(map(self._covered, range(1, self.schedule.steps + 1)))
             raise ValueError(
-                f"--denoiser {self.configuration.denoiser} was trained until t = {self._trained_until}, which is step "
-                f"{last} of {self.schedule.steps}, got --t-stars {' '.join(map(str, beyond))}; choose t* up to {last}, "
-                "or another denoiser"
+                f"--denoiser {self.configuration.denoiser} was trained until t = {self.networks.trained_until}, which "
+                f"is step {last} of {self.schedule.steps}, got --t-stars {' '.join(map(str, beyond))}; choose t* up to "
+                f"{last}, or another denoiser"
             )
 
     def purifier(self, cell: Cell) -> Purifier:
@@ -292,9 +183,9 @@ class Workbench:
 
     def _diffusion(self, cell: Cell) -> Purifier:
         if not self._covered(cell.t_star):
-            warnings.warn(f"{cell} begins beyond t = {self._trained_until}, until which the denoiser was trained; "
-                          "what it measures says little", stacklevel=3)
-        predictor = noise_of(self.velocity) if cell.sampler in OF_VELOCITY else self.denoiser
+            warnings.warn(f"{cell} begins beyond t = {self.networks.trained_until}, until which the denoiser was "
+                          "trained; what it measures says little", stacklevel=3)
+        predictor = noise_of(self.networks.velocity) if cell.sampler in OF_VELOCITY else self.denoiser
         return diffusion(predictor, SAMPLERS[cell.sampler](self.schedule, cell.t_star))
 
     def lend(self, cell: Cell, make: Callable[[], Purifier]) -> None:
@@ -351,7 +242,7 @@ class Workbench:
             "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
             "device": f"{jax.devices()[0].device_kind} ({platform.machine()}, {sys.platform})",
             "data_sha256": self.dataset.fingerprint,
-            "weights_sha256": self._weights,
+            "weights_sha256": {**self.networks.sha256, **{cell.sampler: sha256 for cell, sha256 in self._own.items()}},
         }
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from purimetry.compression.data.dataset import only_test
 from purimetry.compression.data.digits import digits
-from purimetry.experiments import models
+from purimetry.experiments import models, networks
 from purimetry.experiments.architectures import Given
 from purimetry.experiments.command_line import EXPERIMENTS, main, parsed
 from purimetry.experiments.configuration import Configuration, Training, quick
@@ -61,25 +61,28 @@ def test_what_cannot_be_met_is_said_before_any_work(tmp_path, capsys, arguments,
     assert not (tmp_path / "out").exists()
 
 
-class Small(Workbench):
-    """A workbench whose denoiser comes from a folder with this card."""
+@pytest.fixture
+def trained_until(monkeypatch):
+    """Let the denoiser come from a folder with a card that says so."""
 
-    trained_until = 250
+    def until(last):
+        given = {"denoiser": Given("diffusers", lambda x, t: 0 * x, "d" * 64, None, last)}
+        monkeypatch.setattr(networks, "_read", lambda configuration, dataset: given)
 
-    def _read_networks(self):
-        return {"denoiser": Given("diffusers", lambda x, t: 0 * x, "d" * 64, None, self.trained_until)}
+    return until
 
 
-def test_a_denoiser_is_used_for_what_it_was_trained_for(tmp_path):
+def test_a_denoiser_is_used_for_what_it_was_trained_for(tmp_path, trained_until):
+    trained_until(250)
     message = "trained until t = 250, which is step 25 of 100, got --t-stars 26 30; choose t* up to 25"
     with pytest.raises(ValueError, match=re.escape(message)):
-        Small(Configuration(t_stars=(2, 26, 30), out=tmp_path / "out", images=2))
+        Workbench(Configuration(t_stars=(2, 26, 30), out=tmp_path / "out", images=2))
     assert not (tmp_path / "out").exists()
 
 
-def test_experiments_over_all_times_say_where_the_denoiser_was_not_trained(tmp_path, monkeypatch):
-    monkeypatch.setattr(Small, "trained_until", 20)
-    bench = Small(Configuration(t_stars=(2,), out=tmp_path / "out", images=2))
+def test_experiments_over_all_times_say_where_the_denoiser_was_not_trained(tmp_path, trained_until):
+    trained_until(20)
+    bench = Workbench(Configuration(t_stars=(2,), out=tmp_path / "out", images=2))
     bench.purifier(Cell("ddim", 2))
     with pytest.warns(UserWarning, match="ddim-t3 begins beyond t = 20, until which the denoiser was trained"):
         bench.purifier(Cell("ddim", 3))

@@ -7,24 +7,20 @@ import jax.numpy as jnp
 import pytest
 
 from purimetry.experiments import (
-    forecast, minimum_perturbation, prediction, preflight, progress, rates, robust_accuracy,
+    forecast, minimum_perturbation, models, prediction, preflight, progress, rates, robust_accuracy,
 )
 from purimetry.experiments.configuration import Configuration
 from purimetry.experiments.workbench import BARE, Cell, Workbench
 from purimetry.experiments.pieces import Passes
 
 
-class Small(Workbench):
-    """Networks that compile in no time."""
-
-    _classifier = (lambda x: jnp.arange(10.0) * x.mean(), "c" * 64)
-    _denoiser = (lambda x, t: 0 * x, "d" * 64)
-
-
 @pytest.fixture
-def bench(tmp_path):
+def bench(tmp_path, monkeypatch):
+    """With networks that compile in no time."""
+    monkeypatch.setattr(models, "classifier", lambda *_: (lambda x: jnp.arange(10.0) * x.mean(), "c" * 64))
+    monkeypatch.setattr(models, "denoiser", lambda *_: (lambda x, t: 0 * x, "d" * 64))
     told = dict(images=5, samplers=("ddpm",), t_stars=(2, 4), eps=(0.1, 0.2), seeds=(0, 1), draws=3)
-    return Small(Configuration(out=tmp_path, attack_steps=7, attack_restarts=3, paper_steps=11, **told))
+    return Workbench(Configuration(out=tmp_path, attack_steps=7, attack_restarts=3, paper_steps=11, **told))
 
 
 def test_seconds_are_those_of_the_classifier_and_of_each_step():

@@ -114,7 +114,7 @@ def test_its_report_names_the_functions(run):
 def test_they_stand_beside_the_samplers_that_are_told(mine, tmp_path):
     alone = bench(tmp_path, purifiers=(f"{mine}:blur",))
     both = bench(tmp_path / "both", purifiers=(f"{mine}:blur",), samplers=("ddim",), t_stars=(2, 5))
-    assert alone.cells == alone.one_of_each == [Cell("blur", 0)] and not alone.has_denoiser
+    assert alone.cells == alone.one_of_each == [Cell("blur", 0)] and not alone.networks.has_denoiser
     assert both.cells == [Cell("ddim", 2), Cell("ddim", 5), Cell("blur", 0)]
     assert both.middle_cells == [Cell("ddim", 5)] and both.one_of_each == [Cell("ddim", 5), Cell("blur", 0)]
     assert Configuration().resolved().samplers == SAMPLERS

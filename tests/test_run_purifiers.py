@@ -11,7 +11,7 @@ import purimetry as pm
 from purimetry.compression import samplers
 from purimetry.compression.data.dataset import only_test
 from purimetry.compression.schedules import rectified_time
-from purimetry.experiments import attack_peers, command_line, diffusion_steps, exact_theory, models, protocols
+from purimetry.experiments import attack_peers, command_line, diffusion_steps, exact_theory, models, networks, protocols
 from purimetry.experiments.configuration import Configuration
 from purimetry.experiments.pieces import groups
 from purimetry.experiments.purifiers import OF_VELOCITY, PROCESS, SAMPLERS
@@ -82,7 +82,7 @@ def test_a_run_purifies_by_its_flow_and_records_its_weights(tmp_path, monkeypatc
 def test_a_given_denoisers_flow_needs_no_training(tmp_path, monkeypatch):
     predictor = lambda x, time: jnp.tanh(x) + time / 500
     given = SimpleNamespace(network=predictor, sha256="given's", trained_until=None, determinants={"sha256": "given's"})
-    monkeypatch.setattr(Workbench, "_read_networks", lambda bench: {"denoiser": given})
+    monkeypatch.setattr(networks, "_read", lambda configuration, dataset: {"denoiser": given})
     monkeypatch.setattr(models, "classifier", lambda *_: (None, "classifier's"))
     bench = Workbench(Configuration(out=tmp_path / "out", images=2, samplers=("flow",), t_stars=(5,)))
     x, key = jnp.asarray(bench.images[0]), bench.keys()[0]
@@ -97,7 +97,7 @@ def bench_of(*kinds):
     configuration = SimpleNamespace(samplers=kinds, t_stars=(2, 5), respaced=100)
     cells = [Cell(kind, 5) for kind in kinds]
     return SimpleNamespace(configuration=configuration, schedule=SCHEDULE, grid=cells, middle_cells=cells,
-                           reads_networks=False,
+                           networks=SimpleNamespace(given={}),
                            purifier=lambda cell: pm.diffusion(lambda x, t: x, SAMPLERS[cell.sampler](SCHEDULE, 5)))
 
 
@@ -115,7 +115,7 @@ def test_experiments_leave_out_what_they_have_no_meaning_for():
     assert {cell for _, _, cell in exact_theory._grid(bench_of("flow", "ddpm"))} == {Cell("ddpm", 5)}
     with pytest.raises(Unmet, match="closed forms are known for ddpm, .* name one of them"):
         exact_theory._grid(bench_of("flow", "dpm", "one_step"))
-    for bench in (bench_of("flow"), SimpleNamespace(reads_networks=True)):
+    for bench in (bench_of("flow"), SimpleNamespace(networks=SimpleNamespace(given={"classifier": None}))):
         with pytest.raises(Unmet, match="twins, which there are of the networks trained here behind ddpm, "):
             attack_peers.pieces(bench)
     assert "one step" in protocols.gradients(bench_of("ddpm"), Cell("ddpm", 5))

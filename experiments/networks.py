@@ -1,0 +1,139 @@
+"""The networks of a run: read from files where its options name any, else trained when first used."""
+
+from collections.abc import Callable
+from functools import cached_property, partial
+
+import numpy as np
+
+from ..compression.data.dataset import DataError, Dataset
+from ..compression.networks.precision import in_precision
+from ..compression.networks.pure import Network
+from ..compression.purifiers.flow import velocity_of
+from ..compression.types import Classifier, NoisePredictor
+from . import architectures, models, own
+from .architectures import Given
+from .configuration import Configuration
+from .datasets import class_folders
+from .purifiers import OF_VELOCITY, PROCESS
+
+
+class Networks:
+    """Of a resolved configuration and its data. Raises before any work where one is lacking or unfit for the images."""
+
+    def __init__(self, configuration: Configuration, dataset: Dataset):
+        self.configuration, self.dataset = configuration, dataset
+        self.given = _read(configuration, dataset)
+
+    @property
+    def determinants(self) -> dict:
+        """What of those that were read determines records."""
+        found = {name: given.determinants for name, given in self.given.items()}
+        return {**found, "velocity": "the denoiser's"} if self._follows_velocity and not self.trains_velocity else found
+
+    @property
+    def sha256(self) -> dict[str, str]:
+        """Of the weights that all of the run's measurements depend on, by name."""
+        found = {"classifier": self._classifier[1]}
+        if self.has_denoiser:
+            found["denoiser"] = self._denoiser[1]
+        if self.trains_velocity:
+            found["velocity"] = self._velocity[1]
+        return found | self.robust_sha256 if "robust_classifier" in self.given else found
+
+    @property
+    def robust_sha256(self) -> dict[str, str]:
+        """Of the adversarially trained classifier's weights, by its name."""
+        return {"robust_classifier": self._robust_classifier[1]}
+
+    @property
+    def has_denoiser(self) -> bool:
+        """Whether a purifier of the run asks for a noise predictor."""
+        return bool(self.configuration.samplers)
+
+    @property
+    def trains_velocity(self) -> bool:
+        """Whether any purifier of the grid follows a velocity that is trained here, as the noise predictor is."""
+        return "denoiser" not in self.given and self._follows_velocity
+
+    @property
+    def _follows_velocity(self) -> bool:
+        return bool(set(OF_VELOCITY) & set(self.configuration.samplers))
+
+    @property
+    def trained_until(self) -> int | None:
+        """The last step of 1000 that the denoiser's training was about, where its card says one."""
+        return self.given["denoiser"].trained_until if "denoiser" in self.given else None
+
+    @property
+    def classifier(self) -> Classifier:
+        """The classifier."""
+        return self._classifier[0]
+
+    @property
+    def robust_classifier(self) -> Classifier:
+        """An adversarially trained classifier: that of the run, or the same network as the classifier trained here."""
+        return self._robust_classifier[0]
+
+    @cached_property
+    def denoiser(self) -> NoisePredictor:
+        """The noise predictor, in the run's precision."""
+        return self._in_precision(self._denoiser[0])
+
+    @cached_property
+    def velocity(self) -> NoisePredictor:
+        """The velocity of rectified flow: trained here, or that of the noise predictor that was given."""
+        return self._in_precision(self._velocity[0]) if self.trains_velocity else velocity_of(self.denoiser, PROCESS)
+
+    def _in_precision(self, network: Callable) -> NoisePredictor:
+        precision = self.configuration.precision
+        return network if precision == "float32" else in_precision(network, precision)
+
+    @cached_property
+    def _classifier(self) -> tuple[Network, str]:
+        return self._given_or_trained("classifier", models.classifier)
+
+    @cached_property
+    def _robust_classifier(self) -> tuple[Network, str]:
+        return self._given_or_trained("robust_classifier", models.robust_classifier)
+
+    @cached_property
+    def _denoiser(self) -> tuple[Network, str]:
+        return self._given_or_trained("denoiser", models.denoiser)
+
+    @cached_property
+    def _velocity(self) -> tuple[Network, str]:
+        return self._given_or_trained("velocity", models.velocity)
+
+    def _given_or_trained(self, name: str, train: Callable) -> tuple[Network, str]:
+        """A network and its weights' SHA-256."""
+        if found := self.given.get(name):
+            return found.network, found.sha256
+        return train(self.configuration.training, self.dataset, self.configuration.cache)
+
+
+def _read(c: Configuration, dataset: Dataset) -> dict[str, Given]:
+    """Networks of files, fit for the images; raises where one is lacking that cannot be trained."""
+    given = {}
+    for name in ("classifier", "robust_classifier"):
+        if (told := getattr(c, name)) is not None:
+            option = f"--{name.replace('_', '-')}"
+            given[name] = _one(option, told, partial(architectures.classifier, option=option), dataset)
+            architectures.check_classifier(given[name], dataset, class_folders(c.dataset), option)
+    if c.denoiser is not None:
+        given["denoiser"] = _one("--denoiser", c.denoiser, architectures.denoiser, dataset, np.float32(1))
+        architectures.check_denoiser(given["denoiser"], dataset)
+        own.check_precision(given["denoiser"], c.precision)
+    needed = {"classifier": "give --classifier ARCHITECTURE:FILE"}
+    if c.samplers:
+        needed["denoiser"] = "give --denoiser ARCHITECTURE:PATH"
+    if lacking := [name for name in needed if name not in given and not len(dataset.train_images)]:
+        raise DataError(f"{dataset.name} has no images to train a {' or a '.join(lacking)} on; "
+                        f"{', and '.join(needed[name] for name in lacking)}")
+    return given
+
+
+def _one(option: str, told: str, importer: Callable[[str], Given], dataset: Dataset, *more) -> Given:
+    """A network of a file of weights; of a file of Python, a function of an image (and more)."""
+    if own.is_own(told):
+        return own.given(option, told, np.zeros(dataset.shape, np.float32), *more)
+    return importer(told)
