@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 import purimetry as pm
-from purimetry.compression import losses, preflight, samplers, schedules
+from purimetry.compression import losses, preflight, preflight_attack, samplers, schedules
 from purimetry.compression.attacks import linf
 from purimetry.compression.attacks.square import square
 from purimetry.compression.findings import Finding, Findings, PreflightError
@@ -347,7 +347,7 @@ def test_an_attack_that_is_weaker_than_a_transferred_one():
 def test_breaking_one_image_more_is_a_warning_where_others_are_broken_instead(others, severity):
     case = claim(attack=partial(pm.pgd, steps=1, step_size=0.0, start=linf.clean_start))
     case.broken[1 : 1 + others] = True
-    (finding,) = preflight._weaker(case, "transfer", "another attack", np.arange(N) == 0)
+    (finding,) = preflight_attack._weaker(case, "transfer", "another attack", np.arange(N) == 0)
     assert finding.severity == severity and finding.measured["only"] == 1 and finding.measured["missed"] == others
 
 
