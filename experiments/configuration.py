@@ -126,7 +126,7 @@ class Configuration:
     """Pixels of the central square that is kept of a folder's images, and of their shorter side before."""
     images: int | None = None
     """Test images in every cell of the grid, at least 2 (128 of the 500 digits, 48 of CIFAR's 10,000, 200 of one's own
-    unless told)."""
+    or as many as there are unless told)."""
     subset_seed: int | None = None
     """Seed of a random choice of the test images; the first ones unless told, of one's own seed 0."""
     samplers: tuple[Literal["ddpm", "reverse", "ddim", "sde", "ode", "one_step", "dpm", "flow"], ...] | None = None

@@ -58,13 +58,16 @@ class Workbench:
     """A run's configuration made concrete. Raises before any work if the configuration cannot be met."""
 
     def __init__(self, configuration: Configuration):
-        self.configuration = configuration = configuration.resolved()
+        told, configuration = configuration.images, configuration.resolved()
         self.schedule = schedules.respaced(schedules.linear(), configuration.respaced)
+        self.configuration = configuration
         for cell in self._grid:
             SAMPLERS[cell.sampler](self.schedule, cell.t_star)
         for eps in configuration.eps:
             checks.check_budget(eps)
         self.dataset = read(configuration.dataset, configuration.data_dir, configuration.image_size)
+        if told is None and len(self.dataset.test_images) < configuration.images:
+            self.configuration = configuration = replace(configuration, images=len(self.dataset.test_images))
         self.indices = self.dataset.subset(configuration.images, configuration.subset_seed)
         self.images, self.labels = self.dataset.test_images[self.indices], self.dataset.test_labels[self.indices]
         checks.check_images(self.images)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import purimetry as pm
-from purimetry.compression.records import read_records
+from purimetry.compression.records import read_manifest, read_records
 from purimetry.experiments import own
 from purimetry.experiments.command_line import MAIN, main
 from purimetry.experiments.configuration import SAMPLERS, Configuration
@@ -176,6 +176,16 @@ def test_a_file_imports_what_lies_beside_it(tmp_path):
     (tmp_path / "lies_beside_it.py").write_text("half = 0.5\n")
     (tmp_path / "imports.py").write_text("from lies_beside_it import half\ndef f(x, key):\n    return half * x\n")
     assert own.own("--purifiers", f"{tmp_path}/imports.py:f").function(4.0, None) == 2.0
+
+
+def test_of_images_of_ones_own_there_are_as_many_as_there_are(mine, tmp_path):
+    np.savez(tmp_path / "few.npz", images=np.random.default_rng(0).uniform(size=(3, 8, 8, 1)), labels=[0, 9, 4])
+    told = dict(dataset=str(tmp_path / "few.npz"), purifiers=(f"{mine}:blur",), classifier=f"{mine}:logits")
+    found = Workbench(Configuration(out=tmp_path / "out", **told))
+    assert len(found.images) == 3 and found.folder.path.exists()
+    assert read_manifest(tmp_path / "out")["configuration"]["images"] == 3
+    with pytest.raises(ValueError, match="has 3 test images, got 4"):
+        Workbench(Configuration(out=tmp_path / "more", images=4, **told))
 
 
 @pytest.mark.parametrize("told, message", [
