@@ -56,7 +56,7 @@ def is_own(given: str) -> bool:
 def given(option: str, told: str, *inputs) -> Given:
     """The function that an option names, as a network that was read; `own` and `Own.sha256` say what may be wrong."""
     found = own(option, told)
-    return Given(f"{found.path.name}:{found.name}", found.function, found.sha256(*inputs), sides=None)
+    return Given(f"{found.path.name}:{found.name}", as_pytree(found.function), found.sha256(*inputs), sides=None)
 
 
 def own(option: str, given: str) -> Own:
@@ -79,7 +79,7 @@ def own(option: str, given: str) -> Own:
 
 def check_precision(denoiser: Given, precision: str) -> None:
     """Raise unless the noise predictor has weights that can be rounded, where the run rounds them."""
-    if precision != "float32" and not jax.tree.leaves(as_pytree(denoiser.network)):
+    if precision != "float32" and not jax.tree.leaves(denoiser.network):
         raise ValueError(f"--precision {precision} rounds weights, and {denoiser.architecture} shows none; give a "
                          "network of pm.pure, round inside the function, or leave the option out")
 

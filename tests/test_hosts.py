@@ -11,22 +11,22 @@ from purimetry.experiments import hosts
 from purimetry.experiments.configuration import Configuration
 from purimetry.experiments.pieces import Piece, groups, share
 
+from .test_resume import FUNCTIONS
+
 TINY = (
     "run", "rates", "--images", "4", "--samplers", "ddim", "ddpm", "--t-stars", "1", "--eps", "0.1",
-    "--seeds", "0", "--draws", "2", "--eps-factors", "1", "--classifier-steps", "50", "--denoiser-steps", "50",
-    "--classifier-channels", "8", "--denoiser-channels", "8", "--batch", "4", "--workers", "1",
+    "--seeds", "0", "--draws", "2", "--eps-factors", "1", "--batch", "4", "--workers", "1",
 )
 SCRIPT = "import sys; from purimetry.experiments.command_line import main; sys.exit(main())"
 
 
-@pytest.fixture(scope="session")
-def cache(tmp_path_factory) -> Path:
-    """Weights that all workers of a test run share."""
-    return tmp_path_factory.getbasetemp().parent / "weights"
-
-
-def start(*options) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, "-c", SCRIPT, *TINY, *map(str, options)], stdout=subprocess.PIPE,
+def start(home: Path, out: str, *options) -> subprocess.Popen:
+    """A run of functions that compile in no time."""
+    functions = home / "functions.py"
+    functions.write_text(FUNCTIONS)
+    networks = ("--classifier", f"{functions}:classifier", "--denoiser", f"{functions}:denoiser")
+    told = ("--out", home / out, "--cache", home / "cache", *networks, *options)
+    return subprocess.Popen([sys.executable, "-c", SCRIPT, *TINY, *map(str, told)], stdout=subprocess.PIPE,
                             stderr=subprocess.STDOUT, text=True, env=os.environ)
 
 
@@ -42,14 +42,13 @@ def free_port() -> int:
         return bound.getsockname()[1]
 
 
-def test_two_hosts_end_with_the_bytes_of_one(tmp_path, cache):
-    alone = start("--out", tmp_path / "one", "--cache", cache)
+def test_two_hosts_end_with_the_bytes_of_one(tmp_path):
+    alone = start(tmp_path, "one")
     output = alone.communicate(timeout=600)[0]
     assert alone.returncode == 0, output
 
     address = f"127.0.0.1:{free_port()}"
-    both = [start("--out", tmp_path / "two", "--cache", cache, "--coordinator", address, "--hosts", 2, "--host", i)
-            for i in range(2)]
+    both = [start(tmp_path, "two", "--coordinator", address, "--hosts", 2, "--host", i) for i in range(2)]
     outputs = [process.communicate(timeout=600)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0], outputs
     assert "report:" in outputs[0] and "report:" not in outputs[1]  # the first alone joins and reports

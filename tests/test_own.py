@@ -129,7 +129,7 @@ def test_each_is_a_program_of_its_own(mine, tmp_path):
 
 
 def test_features_of_a_function_are_missed(mine, tmp_path):
-    with pytest.raises(Unmet, match="a classifier of type function shows no features"):
+    with pytest.raises(Unmet, match="a classifier of type Partial shows no features"):
         Workbench.penultimate.fget(bench(tmp_path, classifier=f"{mine}:logits"))
 
 

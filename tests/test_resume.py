@@ -9,15 +9,36 @@ from pathlib import Path
 
 import pytest
 
-TINY = (
+TRAINED = (
+    "run", "training", "--images", "4", "--batch", "4",
+    "--classifier-steps", "100", "--denoiser-steps", "300", "--classifier-channels", "8", "--denoiser-channels", "8",
+)
+"""A run of what is trained."""
+
+MEASURED = (
     "run", "prediction", "--images", "4", "--samplers", "ddim", "--t-stars", "2", "--eps", "0.1", "--seeds", "0",
     "--draws", "2", "--attack-steps", "2", "--attack-restarts", "2", "--paper-steps", "4", "--bootstrap", "10",
     "--batch", "4",
-    "--classifier-steps", "100", "--denoiser-steps", "300", "--classifier-channels", "8", "--denoiser-channels", "8",
 )
+"""A run of what is measured, of functions that compile in no time."""
+
+FUNCTIONS = """
+import jax.numpy as jnp
+import numpy as np
+
+WEIGHTS = jnp.asarray(np.random.default_rng(0).normal(size=(64, 10)), jnp.float32)
 
 
-def start(folder: Path, cache: Path, workers: int = 1) -> subprocess.Popen:
+def classifier(x):
+    return x.ravel() @ WEIGHTS
+
+
+def denoiser(x_t, t):
+    return jnp.tanh(x_t) + t / 1000
+"""
+
+
+def start(run: tuple[str, ...], folder: Path, cache: Path, workers: int = 1) -> subprocess.Popen:
     """A run in a process group of its own, that hears an interrupt even where the tests run in the background.
 
     Its compiled programs are for other runs of the test only, as a kill may leave half of one.
@@ -26,7 +47,7 @@ def start(folder: Path, cache: Path, workers: int = 1) -> subprocess.Popen:
               "from purimetry.experiments.command_line import main; sys.exit(main())")
     options = ["--out", str(folder), "--cache", str(cache), "--workers", str(workers)]
     programs = {"JAX_COMPILATION_CACHE_DIR": str(folder.parent / "programs")}
-    return subprocess.Popen([sys.executable, "-c", script, *TINY, *options], stdout=subprocess.PIPE,
+    return subprocess.Popen([sys.executable, "-c", script, *run, *options], stdout=subprocess.PIPE,
                             stderr=subprocess.STDOUT, text=True, start_new_session=True, env=os.environ | programs)
 
 
@@ -49,34 +70,47 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in found}
 
 
-def test_killed_runs_end_with_the_same_bytes(tmp_path):
-    out, cache = tmp_path / "killed", tmp_path / "killed-cache"
-    shards = lambda: len(list(out.glob("*/shards/*.npz")))
-    moments = (
-        (2, lambda: list(cache.glob("denoiser-*-training.safetensors"))),
-        (1, lambda: shards() >= 2),
-        (2, lambda: shards() >= 3),
-        (2, lambda: list(out.glob("prediction/shards/*.npz"))),
-    )
-    for workers, moment in moments:
-        process = start(out, cache, workers)
-        wait_for(process, moment)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        process.stdout.read()  # ends when the last worker has gone
-        process.stdout.close()
-    assert not (out / "prediction/records.jsonl").exists()
-    finish(start(out, cache))
-    assert not list(cache.glob("*-training.safetensors"))
+def kill(process: subprocess.Popen, moment) -> None:
+    wait_for(process, moment)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stdout.read()  # ends when the last worker has gone
+    process.stdout.close()
 
-    finish(start(tmp_path / "undisturbed", tmp_path / "other-cache"))
-    ours, theirs = files(out), files(tmp_path / "undisturbed")
-    assert ours.keys() == theirs.keys() and len(ours) == 8
+
+def assert_same(killed: Path, undisturbed: Path, count: int) -> None:
+    ours, theirs = files(killed), files(undisturbed)
+    assert ours.keys() == theirs.keys() and len(ours) == count
     assert all(ours[name] == theirs[name] for name in ours)
 
 
+def test_a_killed_training_ends_with_the_same_bytes(tmp_path):
+    """Of which weights the records carry the SHA-256."""
+    out, cache = tmp_path / "killed", tmp_path / "killed-cache"
+    kill(start(TRAINED, out, cache, workers=2), lambda: list(cache.glob("denoiser-*-training.safetensors")))
+    finish(start(TRAINED, out, cache))
+    assert not list(cache.glob("*-training.safetensors"))
+    finish(start(TRAINED, tmp_path / "undisturbed", tmp_path / "other-cache"))
+    assert_same(out, tmp_path / "undisturbed", count=3)
+
+
+def test_killed_measurements_end_with_the_same_bytes(tmp_path):
+    (tmp_path / "functions.py").write_text(FUNCTIONS)
+    run = (*MEASURED, *(part for name in ("classifier", "denoiser")
+                        for part in (f"--{name}", f"{tmp_path / 'functions.py'}:{name}")))
+    out, cache = tmp_path / "killed", tmp_path / "cache"
+    shards = lambda: len(list(out.glob("*/shards/*.npz")))
+    for workers, moment in ((2, lambda: shards() >= 1), (1, lambda: shards() >= 3),
+                            (2, lambda: list(out.glob("prediction/shards/*.npz")))):
+        kill(start(run, out, cache, workers), moment)
+    assert not (out / "prediction/records.jsonl").exists()
+    finish(start(run, out, cache))
+    finish(start(run, tmp_path / "undisturbed", cache))
+    assert_same(out, tmp_path / "undisturbed", count=8)
+
+
 def test_interrupt_says_how_to_go_on(tmp_path):
-    process = start(tmp_path / "out", tmp_path / "cache")
+    process = start(TRAINED, tmp_path / "out", tmp_path / "cache")
     wait_for(process, lambda: list((tmp_path / "cache").glob("classifier-*")))
     process.send_signal(signal.SIGINT)
     output = process.communicate(timeout=60)[0]
