@@ -28,6 +28,9 @@ from .workbench import Cell, Workbench, each
 HUTCHINSON_DRAWS = 16
 """Of small images, beside the exact value; of large ones, a run's own number of draws, as each costs a gradient."""
 
+ROUNDING = 1e-5
+"""Of singular values in float32: a direction that is kept as it is does not count as one that expands."""
+
 
 def rates(bench: Workbench, cell: Cell, eps: float, seed: int) -> Arrays:
     """Per image: mean l2 and l_inf rates at one perturbation size, with their standard errors over draws."""
@@ -109,7 +112,8 @@ def _measure(bench: Workbench, cell: Cell) -> Iterator[Measurement]:
     top = found["singular_values"][:, 0]
     yield bench.mean("rates", "rms_rate", found["rms"], "ratio", cell.at)
     yield bench.mean("rates", "largest_singular_value", top, "ratio", cell.at)
-    yield bench.mean("rates", "expanding_directions", (found["singular_values"] > 1).sum(1), "directions", cell.at)
+    expanding = (found["singular_values"] > 1 + ROUNDING).sum(1)
+    yield bench.mean("rates", "expanding_directions", expanding, "directions", cell.at)
 
 
 def _anchor(classifier, purifier, x, label, key):

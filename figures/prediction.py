@@ -79,20 +79,21 @@ def _against_rate(axis: Axes, records: list[Measurement], folder: Path) -> list[
             axis.errorbar(0, clean.value, percent_bar(clean), fmt="D", color=style.BLACK, clip_on=False, zorder=4)
     style.accuracy_axis(axis)
     axis.set(xlabel=r"expected compression rate ($\ell_2$ ratio)", xlim=(0, x[-1]))
+    fitted = any(m.quantity == "sigmoid_center" for m in records)
     clean = Line2D([], [], linestyle="none", color=style.BLACK, marker="D", label="mean clean accuracy")
     fits = [
         Line2D(
             [],
             [],
-            linestyle=dash,
+            linestyle=dash if fitted else "none",
             color=FIT,
             marker="o",
-            label=f"ε = {budget(eps)}, sigmoid fit",
+            label=f"ε = {budget(eps)}" + (", sigmoid fit" if fitted else ""),
             markerfacecolor=FIT if eps == budgets[0] else "white",
         )
         for eps, dash in zip(budgets, dashes, strict=True)
     ]
-    handles = [*style.sampler_handles(distinct(measured, "sampler"), "none"), clean, *fits]
+    handles = [*style.sampler_handles(distinct(measured, "sampler"), "none"), *([clean] if fitted else []), *fits]
     blank = Line2D([], [], linestyle="none", label=" ")
     return handles + [blank] * (6 - len(handles))  # three rows, as in the other legend, so that the panels align
 
