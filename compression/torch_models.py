@@ -6,8 +6,7 @@ order, in both directions.
 """
 
 from collections.abc import Callable
-from functools import partial
-from threading import Lock
+from threading import RLock
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +17,8 @@ from jax.interpreters import ad, batching, mlir
 
 from .types import Classifier, NoisePredictor, Purifier
 
-_generators = Lock()
-"""Held by whoever draws from PyTorch's generators, which all of a process's devices share."""
+_state = RLock()
+"""Held by whoever sets PyTorch's generators or its ways of attention, which all threads of a process share."""
 
 
 def torch_classifier(model: Callable) -> Classifier:
@@ -71,14 +70,11 @@ def torch_purifier(purify: Callable) -> Purifier:
 
     placed = _placed(purify)
 
-    def seeded(x, words):
-        devices = range(torch.cuda.device_count())
-        with _generators, torch.enable_grad(), torch.random.fork_rng(devices=devices):  # guidance may need gradients
-            ((high, low),) = words.tolist()
-            torch.manual_seed(high << 32 | low)
+    def purified(x, words):
+        with torch.enable_grad():  # guidance may need gradients
             return placed(x)
 
-    apply = _differentiable(seeded, _one_by_one)
+    apply = _differentiable(purified, _seeded_one_by_one)
     return lambda x, key: apply(x, jax.random.bits(key, 2, "uint32"))
 
 
@@ -114,7 +110,7 @@ def _differentiable(function: Callable, over: Callable = lambda call: call) -> C
 
         with torch.enable_grad():
             x = _inwards(x).requires_grad_()
-            result = _followed(function(x, *_tensors(others)))
+            result = function(x, *_tensors(others))
             return _outwards(_slope(result, x, _like(cotangent, result)))
 
     @over
@@ -122,12 +118,17 @@ def _differentiable(function: Callable, over: Callable = lambda call: call) -> C
         import torch
         from torch.nn.attention import SDPBackend, sdpa_kernel
 
-        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):  # of attention's ways, one's gradient has a gradient
+        # of attention's ways, one's gradient has a gradient
+        with _state, torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
             x = _inwards(x).requires_grad_()
-            result = _followed(function(x, *_tensors(others)))
+            result = function(x, *_tensors(others))
             # the pull is linear, and what pulls it back pushes; PyTorch's own forward mode lacks common layers
-            pulled = result.detach().zero_().requires_grad_()
-            return _outwards(_slope(_slope(result, x, pulled, True), pulled, _inwards(tangent)))
+            weight = torch.zeros_like(result, requires_grad=True)
+            pulled = _slope(result, x, weight, create_graph=True)
+            pushed = None
+            if pulled.requires_grad:  # else nothing is pulled, whatever the weight, as of rounding
+                (pushed,) = torch.autograd.grad(pulled, weight, _inwards(tangent), allow_unused=True)
+            return _outwards(torch.zeros_like(weight) if pushed is None else pushed)
 
     @jax.custom_jvp
     def apply(x, *others):
@@ -139,7 +140,7 @@ def _differentiable(function: Callable, over: Callable = lambda call: call) -> C
         (x, *others), result = primals, apply(*primals)
         return result, _product.bind(tangents[0], x, *others, there=push, back=pull, given=x.shape, result=result.shape)
 
-    return apply
+    return lambda x, *others: apply(jnp.asarray(x, jnp.float32), *map(jnp.asarray, others))
 
 
 def _in_torch(vector, *rest, there, given, result, **_):
@@ -175,7 +176,8 @@ def _batched(operands, axes, **product):
 _product = Primitive("torch_jacobian_product")
 """Linear in its first operand, with both directions known, so that it is pushed, pulled and batched like JAX's own."""
 
-_product.def_impl(lambda *operands, **product: jax.jit(partial(_product.bind, **product))(*operands))
+_product.def_impl(jax.jit(lambda *operands, **product: _product.bind(*operands, **product),
+                          static_argnames=("there", "back", "given", "result")))
 _product.def_abstract_eval(lambda vector, *rest, given, result, **_: ShapedArray(
     (*vector.shape[: vector.ndim - len(given)], *result), vector.dtype))
 ad.primitive_jvps[_product] = _first_order
@@ -184,33 +186,37 @@ batching.primitive_batchers[_product] = _batched
 mlir.register_lowering(_product, mlir.lower_fun(_in_torch, multiple_results=False))
 
 
-def _followed(result):
-    if not result.requires_grad:
-        raise ValueError("the PyTorch function has no gradient, for it runs under torch.no_grad or detaches; "
-                         "take that away, or attack through pm.straight_through")
-    return result
-
-
-def _slope(result, at, weight, again=False):
-    """The gradient of <result, weight> at `at`; with one of its own if it is asked for again."""
+def _slope(result, x, weight, **options):
+    """The gradient of <result, weight> in the image."""
     import torch
 
     slope = None
-    if result.requires_grad:  # what does not depend on the image has none
-        (slope,) = torch.autograd.grad(result, at, weight, create_graph=again, allow_unused=True)
-    return torch.zeros_like(at) if slope is None else slope
+    if result.requires_grad:
+        (slope,) = torch.autograd.grad(result, x, weight, allow_unused=True, **options)
+    if slope is None:
+        raise ValueError("the PyTorch function has no gradient in the image, for it runs under torch.no_grad, detaches "
+                         "or does not depend on it; take that away, or attack through pm.straight_through")
+    return slope
 
 
-def _one_by_one(call):
-    """So that no more than one image's graph is kept. A row like the one before it, as a shard's padding is, is not
-    computed again.
+def _seeded_one_by_one(call):
+    """So that each image, whose last operand is the seed, has its own randomness, also where its gradient computes a
+    part again, and no more than one image's graph is kept. A row like the one before it, as a shard's padding is, is
+    not computed again.
     """
+    import torch
+
+    def seeded(*row):
+        ((high, low),) = row[-1].tolist()
+        with _state, torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+            torch.manual_seed(high << 32 | low)
+            return call(*row)
 
     def calls(*arrays):
         results, before = [], None
         for row in zip(*arrays, strict=True):
             if before is None or not all(map(np.array_equal, row, before)):
-                results.append(call(*(part[None] for part in row)))
+                results.append(seeded(*(part[None] for part in row)))
             else:
                 results.append(results[-1])
             before = row
@@ -263,6 +269,6 @@ def _flat(function, rank):
         arrays = [np.asarray(array) for array in arrays]  # JAX's own would compute within JAX, which one thread awaits
         batch = arrays[0].shape[: arrays[0].ndim - rank]
         result = function(*(array.reshape(-1, *array.shape[len(batch):]) for array in arrays))
-        return result.reshape(*batch, *result.shape[1:])
+        return result.reshape((*batch, *result.shape[1:]))
 
     return call

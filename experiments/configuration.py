@@ -233,10 +233,18 @@ QUICK = "Quick tour: few images in every cell. Its numbers are only indicative; 
 def quick(configuration: Configuration) -> Configuration:
     """A tour of four minutes: fewer images, cells and training steps. Its numbers are only indicative."""
     configuration = configuration.resolved()
+    most = 32 if configuration.dataset in OWN else min(32, _available(configuration))
     return replace(
-        configuration, note=configuration.note or QUICK, images=min(configuration.images, 32),
+        configuration, note=configuration.note or QUICK, images=min(configuration.images, most),
         samplers=("ddpm", "ddim") if configuration.samplers else (), t_stars=(2, 5), eps=(0.1,),
         seeds=configuration.seeds[:2], draws=8, attack_steps=8, ensemble_steps=20, square_queries=200, bootstrap=200,
         training=replace(configuration.training, classifier_steps=500, denoiser_steps=1000, robust_steps=500,
                          autoencoder_steps=300),
     )
+
+
+def _available(configuration: Configuration) -> int:
+    """How many images of one's own there are."""
+    from .datasets import read
+
+    return len(read(configuration.dataset, configuration.data_dir, configuration.image_size).test_images)

@@ -17,6 +17,10 @@ from .datasets import class_folders
 from .purifiers import OF_VELOCITY, PROCESS
 
 
+NAMES = ("classifier", "robust_classifier", "denoiser", "velocity")
+"""By which records know their weights."""
+
+
 class Networks:
     """Of a resolved configuration and its data. Raises before any work where one is lacking or unfit for the images."""
 

@@ -1,6 +1,8 @@
 """Functions of one's own that a run measures, each named by FILE.py:NAME: the file is run, and NAME taken from it."""
 
 import hashlib
+import random
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -23,25 +25,33 @@ TORCH = "; code in PyTorch goes through pm.torch_purifier, pm.torch_classifier o
 
 
 class Own(NamedTuple):
-    """A function of a user's file: its name, itself, and where it is from."""
+    """A function of a user's file: its name, itself, where it is from, and the file as it was run."""
 
     name: str
     function: Callable
     path: Path
+    source: bytes
 
     def sha256(self, *inputs) -> str:
-        """Of the file and of the arrays, such as weights, that the function takes along when it is traced.
+        """Of the file, of what the function and its gradient do in JAX, and of the arrays, such as weights, in them.
 
-        inputs: what it is called with, or anything of those shapes; nothing is computed. What leaves JAX, as weights in
-        PyTorch, and other files with code are not seen. Raises ValueError, which says where, if it cannot be traced.
+        inputs: what it is called with, or anything of those shapes; nothing is computed. What leaves JAX, as weights
+        and code in PyTorch, is not seen. Raises ValueError, which says where, if it cannot be traced.
         """
-        file = np.frombuffer(self.path.read_bytes(), np.uint8)
+        apply = lambda *given: self.function(*given)
         try:
-            traced = jax.make_jaxpr(lambda *given: self.function(*given))(*inputs)
+            traces = [jax.make_jaxpr(apply)(*inputs)]
         except Exception as error:
             doing = f"calling {self.name} with {len(inputs)} array{'s' * (len(inputs) > 1)} of JAX"
             raise _told(doing, self.path, error, TORCH if "torch" in sys.modules else "") from error
-        return digest({"file": file, **{str(number): array for number, array in enumerate(_arrays(traced))}})
+        try:
+            traces.append(jax.make_jaxpr(_pulled(apply))(*inputs))
+        except Exception:
+            pass  # without a gradient it has rates, and an attack says so
+        texts = [re.sub("0x[0-9a-f]+", "", str(trace)).encode() for trace in traces]
+        told = {f"text {number}": np.frombuffer(text, np.uint8) for number, text in enumerate([self.source, *texts])}
+        arrays = (array for trace in traces for array in _arrays(trace))
+        return digest({**told, **{str(number): array for number, array in enumerate(arrays)}})
 
 
 def is_own(given: str) -> bool:
@@ -67,14 +77,15 @@ def own(option: str, given: str) -> Own:
         raise ValueError(f"{option} {given}: expected FILE.py:NAME, a file of Python and a function in it")
     if not path.is_file():
         raise ValueError(f"{option} {given}: there is no file {path}")
-    module = _module(path.resolve())
+    source = path.read_bytes()
+    module = _module(path.resolve(), source)
     if not hasattr(module, name):
         raise ValueError(f"{option} {given}: {path} has no {name}; it has {', '.join(_functions(module)) or 'none'}")
     function = getattr(module, name)
     if not callable(function) or isinstance(function, type):
         raise ValueError(f"{option} {given}: {name} is {_kind(function)}, expected a function or another callable; a "
                          "network with its weights, for example")
-    return Own(name, function, path.resolve())
+    return Own(name, function, path.resolve(), source)
 
 
 def check_precision(denoiser: Given, precision: str) -> None:
@@ -85,18 +96,32 @@ def check_precision(denoiser: Given, precision: str) -> None:
 
 
 @cache
-def _module(path: Path) -> ModuleType:
-    """The file as a module, run once; what lies beside it can be imported from it."""
-    spec = spec_from_file_location(f"purimetry_own_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}", path)
+def _module(path: Path, source: bytes) -> ModuleType:
+    """The file as a module, run once; what lies beside it can be imported from it.
+
+    What it draws at random while it is run, as weights that are not loaded, is the same in every process.
+    """
+    mark = hashlib.sha256(str(path).encode() + source).hexdigest()[:8]
+    spec = spec_from_file_location(f"purimetry_own_{mark}", path)
     module = module_from_spec(spec)
     if str(path.parent) not in sys.path:
         sys.path.append(str(path.parent))
     sys.modules[spec.name] = module
     try:
-        spec.loader.exec_module(module)
-    except Exception as error:
+        _seed(b"torch" in source)
+        exec(compile(source, path, "exec"), module.__dict__)
+    except (Exception, SystemExit) as error:
         raise _told("running it", path, error) from error
     return module
+
+
+def _seed(of_torch: bool) -> None:
+    random.seed(0)
+    np.random.seed(0)
+    if of_torch:
+        import torch
+
+        torch.manual_seed(0)
 
 
 def _told(doing: str, path: Path, error: Exception, hint: str = "") -> ValueError:
@@ -116,10 +141,21 @@ def _kind(value) -> str:
     return f"the class {value.__name__}" if isinstance(value, type) else f"of type {type(value).__name__}"
 
 
+def _pulled(apply: Callable) -> Callable:
+    """A function with its gradient in the first argument, which is the image."""
+
+    def both(x, *more):
+        value, pull = jax.vjp(lambda x: apply(x, *more), x)
+        return value, pull(jax.numpy.ones_like(value))
+
+    return both
+
+
 def _arrays(traced) -> Iterator[np.ndarray]:
     """The arrays that a traced function takes along, those of functions within it as well."""
     inner = getattr(traced, "jaxpr", traced)
-    literals = (operand.val for equation in inner.eqns for operand in equation.invars if isinstance(operand, Literal))
+    operands = [*inner.outvars, *(operand for equation in inner.eqns for operand in equation.invars)]
+    literals = (operand.val for operand in operands if isinstance(operand, Literal))
     for array in (*getattr(traced, "consts", ()), *literals):
         is_key = jax.dtypes.issubdtype(getattr(array, "dtype", None), jax.dtypes.prng_key)
         yield np.asarray(jax.random.key_data(array) if is_key else array)

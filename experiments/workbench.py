@@ -23,7 +23,7 @@ from ..compression.types import Classifier, NoisePredictor, Purifier
 from . import own
 from .configuration import Configuration
 from .datasets import read
-from .networks import Networks
+from .networks import NAMES, Networks
 from .pieces import Piece
 from .progress import bar
 from .purifiers import OF_VELOCITY, SAMPLERS
@@ -80,7 +80,7 @@ class Workbench:
         determinants = {**configuration.determinants(), "data_sha256": self.dataset.fingerprint,
                         **self.networks.determinants}
         if self._own:
-            determinants["purifiers"] = {cell.sampler: sha256 for cell, sha256 in self._own.items()}
+            determinants["purifiers"] = [[cell.sampler, sha256] for cell, sha256 in self._own.items()]
         self.folder = Folder(configuration.out, determinants)
         taken = {"dataset": self.dataset.name, "split": "test", "indices": self.indices.tolist()}
         write_atomic(self.folder.path / "images.json", json.dumps(taken).encode())
@@ -153,11 +153,11 @@ class Workbench:
         for told in self.configuration.purifiers:
             read = own.given("--purifiers", told, self.images[0], self.keys()[0])
             cell = Cell(read.architecture.rpartition(":")[2], 0)
-            if cell in found or cell.sampler in (*SAMPLERS, BARE.sampler):
+            if cell in found or cell.sampler in (*SAMPLERS, BARE.sampler, *NAMES):
                 raise ValueError(f"--purifiers {told}: {cell.sampler} is taken; give it another name in its file")
             checks.check_shape(read.network, self.images[0], self.keys()[0])
             found[cell] = read.sha256
-            self.lend(cell, lambda purifier=read.network: purifier)
+            self._lent[cell] = lambda purifier=read.network: purifier
         return found
 
     def _covered(self, t_star: int) -> bool:
@@ -192,7 +192,13 @@ class Workbench:
         return diffusion(predictor, SAMPLERS[cell.sampler](self.schedule, cell.t_star))
 
     def lend(self, cell: Cell, make: Callable[[], Purifier]) -> None:
-        """Let a purifier outside the grid, made when first used, stand as a cell for whatever measures cells."""
+        """Let a purifier outside the grid, made when first used, stand as a cell for whatever measures cells.
+
+        Unmet where one of the user's own has its name.
+        """
+        if cell in self._own:
+            raise Unmet(f"--purifiers has a {cell.sampler}, the name of one that this experiment measures; give it "
+                        "another in its file")
         self._lent[cell] = make
 
     def pieces(self, cells: list[Cell], measure: Callable) -> list[Piece]:

@@ -49,8 +49,8 @@ def draw(folder: Path) -> Figure:
         for axis, sampler in zip(row, samplers, strict=True):
             _stack(axis, select(records, "contribution", sampler=sampler, eps=eps))
         row[0].set_ylabel(f"contribution at\nε = {budget(eps)} (points)")
-    for axis in axes[-1]:
-        axis.set_xlabel("purification step t* (steps)")
+    if any(distinct(records, "t_star")):
+        figure.supxlabel("purification step t* (steps)", fontsize=style.SETTINGS["axes.labelsize"])
     style.letter(axes.ravel(), [style.SAMPLER_NAMES[s] for _ in budgets for s in samplers])
     total, *causes = axes[0, 0].get_legend_handles_labels()[0]  # lines come before bars
     style.legend_below(figure, [*causes, total], 4)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import purimetry as pm
 from purimetry.compression.records import read_manifest, read_records
-from purimetry.experiments import own
+from purimetry.experiments import alp_cells, own
 from purimetry.experiments.command_line import MAIN, main
-from purimetry.experiments.configuration import SAMPLERS, Configuration
+from purimetry.experiments.configuration import SAMPLERS, Configuration, quick
 from purimetry.experiments.pieces import groups
 from purimetry.experiments.workbench import Cell, Unmet, Workbench
 
@@ -47,6 +47,9 @@ known = lambda x_t, t: network(x_t)
 
 def ddpm(x, key):
     return x
+
+
+alp = classifier = ddpm
 
 
 def broken(x, key):
@@ -163,6 +166,83 @@ def test_the_records_key_changes_with_the_file_and_with_weights_that_it_loads(tm
     assert len({of(one, 1), of(one, 2), of(one + "# another", 1)}) == 3
 
 
+CONFIGURED = """
+import json
+import jax
+import jax.numpy as jnp
+from pathlib import Path
+
+A, STEPS, SLOPE = json.loads((Path(__file__).parent / "told.json").read_text())
+
+
+def looped(x):
+    return jax.lax.fori_loop(0, STEPS, lambda _, x: x / 2, x)
+
+
+def chosen(x):
+    return jax.lax.cond(x.sum() > 0, lambda: A, lambda: 1.0) * x
+
+
+@jax.custom_jvp
+def sloped(x):
+    return x
+
+
+sloped.defjvp(lambda primals, tangents: (primals[0], SLOPE * tangents[0]))
+
+
+def hidden(x):
+    return jax.pure_callback(lambda x: x, x, x)
+"""
+
+
+@pytest.mark.parametrize("name, other", [("looped", (2.0, 3, 1.0)), ("chosen", (3.0, 2, 1.0)),
+                                         ("sloped", (2.0, 2, 0.5)), ("hidden", None)])
+def test_the_records_key_changes_with_what_the_function_and_its_gradient_do(tmp_path, name, other):
+    def of(told, home):
+        (tmp_path / home).mkdir()
+        (tmp_path / home / "told.json").write_text(str(list(told)))
+        (tmp_path / home / "f.py").write_text(CONFIGURED)
+        return own.given("--classifier", f"{tmp_path / home}/f.py:{name}", np.zeros((8, 8, 1), np.float32)).sha256
+
+    one = of((2.0, 2, 1.0), "one")
+    assert one == of((2.0, 2, 1.0), "again")
+    assert other is None or one != of(other, "other")
+
+
+def test_a_file_that_was_edited_is_run_again(tmp_path):
+    file = tmp_path / "edited.py"
+    found = []
+    for factor in (2, 3):
+        file.write_text(f"def f(x):\n    return {factor} * x\n")
+        found.append(own.given("--classifier", f"{file}:f", np.float32(1)))
+    assert [given.network(1.0) for given in found] == [2.0, 3.0] and found[0].sha256 != found[1].sha256
+
+
+def test_what_a_file_draws_is_the_same_in_every_process(tmp_path):
+    code = "import numpy as np\nimport random\nW = np.random.rand(), random.random()\nf = lambda x: x * sum(W)\n"
+    found = []
+    for home in ("one", "two"):
+        (tmp_path / home).mkdir()
+        (tmp_path / home / "draws.py").write_text(code)
+        found.append(own.given("--classifier", f"{tmp_path / home}/draws.py:f", np.float32(1)))
+    assert found[0].network(1.0) == found[1].network(1.0) and found[0].sha256 == found[1].sha256
+
+
+def test_the_order_of_purifiers_is_the_runs(mine, tmp_path):
+    """The first of them is attacked more strongly."""
+    bench(tmp_path, purifiers=(f"{mine}:blur", f"{mine}:noisy"))
+    with pytest.raises(ValueError, match=r"holds a run with other settings \(purifiers\)"):
+        bench(tmp_path, purifiers=(f"{mine}:noisy", f"{mine}:blur"))
+
+
+def test_an_experiments_own_purifier_does_not_take_a_users_place(mine, tmp_path):
+    found = bench(tmp_path, purifiers=(f"{mine}:alp",))
+    with pytest.raises(Unmet, match="--purifiers has a alp, the name of one that this experiment measures"):
+        alp_cells.lend(found)
+    assert (found.purifier(Cell("alp", 0))(jnp.ones((8, 8, 1)), found.keys()[0]) == 1).all()
+
+
 def test_another_version_of_a_function_is_another_run(mine, tmp_path):
     bench(tmp_path, purifiers=(f"{mine}:blur",))
     (tmp_path / "newer").mkdir()
@@ -184,19 +264,21 @@ def test_of_images_of_ones_own_there_are_as_many_as_there_are(mine, tmp_path):
     found = Workbench(Configuration(out=tmp_path / "out", **told))
     assert len(found.images) == 3 and found.folder.path.exists()
     assert read_manifest(tmp_path / "out")["configuration"]["images"] == 3
+    assert quick(Configuration(**told)).images == 3
     with pytest.raises(ValueError, match="has 3 test images, got 4"):
         Workbench(Configuration(out=tmp_path / "more", images=4, **told))
 
 
 @pytest.mark.parametrize("told, message", [
     ("nowhere.py:blur", "there is no file nowhere.py"),
-    ("{mine}:Mine", "has no Mine; it has blur, noisy, logits, noise, network, known, ddpm, broken"),
+    ("{mine}:Mine", "has no Mine; it has blur, noisy, logits, noise, network, known, ddpm, alp, classifier, broken"),
     ("{mine}:two words", r"expected FILE.py:NAME, a file of Python and a function in it"),
     ("mine.blur", r"expected FILE.py:NAME"),
     ("{mine}:NUMBER", "NUMBER is of type int, expected a function"),
     ("{mine}:Blur", "Blur is the class Blur, expected a function"),
     ("{mine}:ddpm", "ddpm is taken; give it another name in its file"),
-    ("{mine}:broken", r"mine.py, line 38: calling broken with 2 arrays of JAX failed with TypeError: .*\(64,\)"),
+    ("{mine}:classifier", "classifier is taken; give it another name in its file"),
+    ("{mine}:broken", r"mine.py, line 41: calling broken with 2 arrays of JAX failed with TypeError: .*\(64,\)"),
     ("{mine}:logits", r"calling logits with 2 arrays of JAX failed with TypeError: logits\(\) takes 1 positional arg"),
 ])
 def test_what_cannot_be_measured_is_said_before_anything_is(mine, tmp_path, told, message):
@@ -214,6 +296,7 @@ def test_two_of_one_name_are_refused(mine, tmp_path):
     ("x = 1\ny = x / 0\n", "fails.py, line 2: running it failed with ZeroDivisionError: division by zero"),
     ("def f(:\n", "fails.py: running it failed with SyntaxError"),
     ("import no_such_package\n", "fails.py, line 1: running it failed with ModuleNotFoundError"),
+    ("import sys\nsys.exit(3)\n", "fails.py, line 2: running it failed with SystemExit: 3"),
 ])
 def test_a_file_that_fails_says_where(tmp_path, code, message):
     (tmp_path / "fails.py").write_text(code)

@@ -216,12 +216,59 @@ def test_jacobians_of_a_batch_with_attention():
                                                                  IMAGES[2:4].reshape(2, 64)), **FLOAT)
 
 
-def test_what_does_not_depend_on_the_image_has_no_slope():
-    weight = torch.ones(1, requires_grad=True)
-    constant = pm.torch_purifier(lambda x: weight * torch.full_like(x, 0.5))
-    x, key = jnp.asarray(IMAGES[0]), XI[0]
-    np.testing.assert_array_equal(pm.push(constant, x, key, x), 0)
-    np.testing.assert_array_equal(jax.grad(lambda x: constant(x, key).sum())(x), 0)
+@pytest.mark.parametrize("last, ours", [
+    (torch.sigmoid, jax.nn.sigmoid), (torch.relu, jax.nn.relu), (torch.exp, jnp.exp), (torch.sqrt, jnp.sqrt),
+    (torch.round, jnp.round), (lambda x: torch.softmax(x, 1), jax.nn.softmax),
+], ids=["sigmoid", "relu", "exp", "sqrt", "round", "softmax"])
+def test_whatever_comes_last_is_pushed_and_pulled(last, ours):
+    """Layers whose gradient needs their output, or is nothing."""
+    x = jnp.asarray(IMAGES[0])
+    theirs = pm.torch_classifier(lambda x: last(2 * x.flatten(1)))
+    expected = jax.jacfwd(lambda x: ours(2 * x.ravel()))(x)
+    for jacobian in (jax.jacfwd, jax.jacrev):
+        np.testing.assert_allclose(jacobian(theirs)(x), expected, **FLOAT)
+
+
+@pytest.mark.parametrize("derivative", [jax.jacrev, jax.jacfwd])
+def test_a_gradient_that_stops_on_its_way_is_said_and_is_no_zero(derivative):
+    """Though the weights behind have one."""
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2)).eval()
+    stopped = pm.torch_classifier(lambda x: net(x.detach()))
+    with pytest.raises(ValueError, match="has no gradient in the image, for it runs under torch.no_grad, detaches or"):
+        derivative(stopped)(jnp.asarray(IMAGES[0]))
+
+
+def test_what_a_gradient_computes_again_has_the_same_randomness_in_every_thread():
+    from torch.utils.checkpoint import checkpoint
+
+    def again(x):
+        return checkpoint(lambda x: (x * torch.rand_like(x)).cumsum(2), x, use_reentrant=False)
+
+    slope = jax.jit(jax.grad(lambda x, key: pm.torch_purifier(again)(x, key).sum()))
+    alone = [np.asarray(slope(IMAGES[0], key)) for key in XI]
+    with ThreadPoolExecutor(4) as threads:
+        for _ in range(5):
+            together = threads.map(lambda key: np.asarray(slope(IMAGES[0], key)), list(XI))
+            np.testing.assert_array_equal(list(together), alone)
+
+
+def test_pytorchs_ways_of_attention_are_left_as_they_were():
+    purifier = pm.torch_purifier(lambda x: 0.8 * x)
+    ways = lambda: (torch.backends.cuda.flash_sdp_enabled(), torch.backends.cuda.mem_efficient_sdp_enabled())
+    before = ways()
+    push = jax.jit(lambda x, key: pm.push(purifier, x, key, x))
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda key: np.asarray(push(IMAGES[0], key)), 20 * list(XI)))
+    assert ways() == before == (True, True)
+
+
+def test_numbers_of_python_half_precision_and_scalars_are_taken():
+    x = jnp.asarray(IMAGES[0])
+    denoiser = pm.torch_denoiser(lambda x_t, t: x_t * t[:, None, None, None])
+    np.testing.assert_allclose(denoiser(x, 2.0), 2 * x)
+    slope = jax.grad(lambda x: pm.torch_classifier(lambda x: 3 * x.sum((1, 2, 3)))(x))
+    np.testing.assert_array_equal(slope(x), 3)
+    assert slope(x.astype(jnp.bfloat16)).dtype == jnp.bfloat16
 
 
 def test_second_derivatives_are_refused(classifiers):
@@ -234,7 +281,7 @@ def test_a_hidden_gradient_is_said_and_straight_through_attacks_it(classifiers):
     hidden = pm.torch_purifier(torch.no_grad()(noised))
     attack = partial(pm.attack_images, partial(pm.pgd, steps=2), classifiers[1])
     labels = np.asarray(jax.vmap(classifiers[0])(IMAGES).argmax(1))
-    with pytest.raises(ValueError, match=r"has no gradient, for it runs under torch.no_grad"):
+    with pytest.raises(ValueError, match=r"has no gradient in the image, for it runs under torch.no_grad"):
         attack(hidden, IMAGES, labels, XI, 0.1)
     assert np.isfinite(attack(pm.straight_through(hidden), IMAGES, labels, XI, 0.1).margin).all()
 
