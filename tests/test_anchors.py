@@ -1,10 +1,14 @@
 """The comparison of two survival distributions, where the answer is known."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from purimetry.compression.survival import MinimumPerturbations
+from purimetry.experiments import anchors
 from purimetry.experiments.anchors import compare
+from purimetry.experiments.workbench import Unmet
 
 CLEAN = np.random.default_rng(0).normal(0.1, 0.02, 200).clip(0.01)
 
@@ -44,3 +48,9 @@ def test_censoring_beyond_both_medians_moves_neither():
                  for limit in (0.5, 0.13))
     assert cut.of_medians.effect.value == free.of_medians.effect.value
     assert cut.tests["log_rank"].p < 0.001
+
+
+def test_a_classifier_that_errs_on_most_images_leaves_nothing_to_compare(monkeypatch):
+    monkeypatch.setattr(anchors, "distances", lambda bench, cell: perturbations(np.array([0.0, 0.0, 0.1])))
+    with pytest.raises(Unmet, match="errs on half of the clean images"):
+        anchors.run(SimpleNamespace(configuration=None))
