@@ -49,8 +49,9 @@ def draw(folder: Path) -> Figure:
         for axis, sampler in zip(row, samplers, strict=True):
             _stack(axis, select(records, "contribution", sampler=sampler, eps=eps))
         row[0].set_ylabel(f"contribution at\nε = {budget(eps)} (points)")
-    if any(distinct(records, "t_star")):
-        figure.supxlabel("purification step t* (steps)", fontsize=style.SETTINGS["axes.labelsize"])
+    for axis, sampler in zip(axes[-1], samplers, strict=True):
+        if any(m.at["t_star"] for m in records if m.at["sampler"] == sampler):
+            axis.set_xlabel("purification step t*")
     style.letter(axes.ravel(), [style.SAMPLER_NAMES[s] for _ in budgets for s in samplers])
     total, *causes = axes[0, 0].get_legend_handles_labels()[0]  # lines come before bars
     style.legend_below(figure, [*causes, total], 4)

@@ -100,6 +100,16 @@ def test_quick_is_a_smaller_run_of_the_same_kind():
     assert tour.images < full.images and set(tour.samplers) < set(full.samplers)
     assert tour.determinants().keys() == full.determinants().keys()
     assert "Quick tour" in tour.note and quick(Configuration(note="mine")).note == "mine"
+    assert (tour.samplers, tour.t_stars, tour.eps, tour.images) == (("ddpm", "ddim"), (2, 5), (0.1,), 32)
+
+
+def test_a_quick_tour_keeps_what_it_is_told_to_measure():
+    told = dict(samplers=("reverse",), t_stars=(1,), eps=(0.2,), images=40)
+    tour = quick(Configuration(**told))
+    assert all(getattr(tour, name) == value for name, value in told.items())
+    colour = quick(Configuration(dataset="cifar10"))
+    assert (colour.eps, colour.images, colour.t_stars) == ((2 / 255,), 8, (2, 5))
+    assert quick(Configuration(purifiers=("mine.py:blur",))).samplers == ()
 
 
 def test_a_data_set_has_its_own_values_of_what_is_not_told():
