@@ -92,6 +92,8 @@ def check_shape(purifier: Purifier, x, key) -> None:
     with _called_with("a purifier is called with one image, [height, width, channel], and a key", "torch_purifier"):
         found = jax.eval_shape(purifier, np.asarray(x), key)
     own = jax.dtypes.canonicalize_dtype(np.asarray(x).dtype)
+    if not isinstance(found, jax.ShapeDtypeStruct):
+        raise TypeError(f"a purifier must return one image, got {type(found).__name__}; return the image alone")
     if found.shape != np.shape(x):
         raise ValueError(f"a purifier must keep the image's shape {np.shape(x)}, got {found.shape}; resize its output")
     if found.dtype != own:

@@ -53,7 +53,8 @@ def straight_through(purifier: Purifier, through: Purifier = identity) -> Purifi
 
 def _straight_through(purifier, through, x: Image, key: Key) -> Image:
     seen = through(x, key)
-    return jax.lax.stop_gradient(purifier(x, key)) + (seen - jax.lax.stop_gradient(seen))
+    hidden = purifier(jax.lax.stop_gradient(x), key)  # which may have no derivative at all
+    return jax.lax.stop_gradient(hidden) + (seen - jax.lax.stop_gradient(seen))
 
 
 def eot(

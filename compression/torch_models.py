@@ -1,8 +1,8 @@
 """Networks and purifiers that stay in PyTorch, seen as functions of one image that JAX maps, compiles and pulls back.
 
-A call leaves the compiled program for PyTorch and comes back with the result (`jax.pure_callback`), a whole batch at a
-time. That is slower than a network put into JAX (`networks.from_torch`). Derivatives are PyTorch's own, of the first
-order, in both directions.
+A call leaves the compiled program for PyTorch and comes back with the result, a whole batch at a time. That is slower
+than a network put into JAX (`networks.from_torch`). Derivatives are PyTorch's own, of the first order, in both
+directions.
 """
 
 from collections.abc import Callable
@@ -132,8 +132,8 @@ def _differentiable(function: Callable, over: Callable = lambda call: call) -> C
 
     @jax.custom_jvp
     def apply(x, *others):
-        like = _shaped(evaluate(*_zeros(x, *others)))
-        return jax.pure_callback(_flat(evaluate, 3), like, x, *others, vmap_method="broadcast_all")
+        zeros = (np.zeros((1, *part.shape), part.dtype) for part in (x, *others))
+        return _value.bind(x, *others, there=evaluate, given=x.shape, result=evaluate(*zeros).shape[1:])
 
     @apply.defjvp
     def forward(primals, tangents):
@@ -141,15 +141,6 @@ def _differentiable(function: Callable, over: Callable = lambda call: call) -> C
         return result, _product.bind(tangents[0], x, *others, there=push, back=pull, given=x.shape, result=result.shape)
 
     return lambda x, *others: apply(jnp.asarray(x, jnp.float32), *map(jnp.asarray, others))
-
-
-def _in_torch(vector, *rest, there, given, result, **_):
-    """J v, or J^T v, of which `there` is made: a vector of shape `given` becomes one of shape `result`, in batches."""
-    batch = vector.shape[: vector.ndim - len(given)]
-    # what is wrong is said here, and not from inside a compiled program
-    there(*(np.zeros((1, *part.shape[len(batch):]), part.dtype) for part in (vector, *rest)))
-    like = jax.ShapeDtypeStruct((*batch, *result), jnp.float32)
-    return jax.pure_callback(_flat(there, len(given)), like, vector, *rest)
 
 
 def _first_order(primals, tangents, **product):
@@ -166,24 +157,53 @@ def _transposed(cotangent, vector, *rest, there, back, given, result):
     return [_product.bind(cotangent, *rest, **exchanged), *(None for _ in rest)]
 
 
-def _batched(operands, axes, **product):
-    size = next(array.shape[axis] for array, axis in zip(operands, axes, strict=True) if axis is not None)
-    whole = [jnp.broadcast_to(array, (size, *array.shape)) if axis is None else jnp.moveaxis(array, axis, 0)
-             for array, axis in zip(operands, axes, strict=True)]
-    return _product.bind(*whole, **product), 0
+def _in_torch(context, *operands, there, given, result, **_):
+    """`there` of any number of batch axes, of which the first operand, of shape `given`, tells how many there are.
+
+    JAX's own `pure_callback` makes arrays of JAX of the operands, which copies large ones in the thread that waits for
+    them where there is only one (jax-ml/jax#24255).
+    """
+    axes = len(context.avals_in[0].shape) - len(given)
+    # what is wrong is said here, and not from inside a compiled program
+    there(*(np.zeros((1, *aval.shape[axes:]), aval.dtype) for aval in context.avals_in))
+
+    def call(*arrays):
+        arrays = [np.asarray(array) for array in arrays]
+        batch = arrays[0].shape[:axes]
+        found = there(*(array.reshape(-1, *array.shape[axes:]) for array in arrays))
+        return (np.asarray(found.reshape((*batch, *result)), np.float32, order="C"),)
+
+    values, *_ = mlir.emit_python_callback(context, call, None, list(operands), context.avals_in, context.avals_out,
+                                           has_side_effect=False, returns_token=False)
+    return values
 
 
-_product = Primitive("torch_jacobian_product")
+def _primitive(name: str, static: tuple[str, ...]) -> Primitive:
+    """Of operands that share their batch axes; the first, without them, is of shape `given`, the result of `result`."""
+    made = Primitive(name)
+
+    def batched(operands, axes, **params):
+        size = next(array.shape[axis] for array, axis in zip(operands, axes, strict=True) if axis is not None)
+        whole = [jnp.broadcast_to(array, (size, *array.shape)) if axis is None else jnp.moveaxis(array, axis, 0)
+                 for array, axis in zip(operands, axes, strict=True)]
+        return made.bind(*whole, **params), 0
+
+    made.def_impl(jax.jit(lambda *operands, **params: made.bind(*operands, **params), static_argnames=static))
+    made.def_abstract_eval(lambda first, *rest, given, result, **_: ShapedArray(
+        (*first.shape[: first.ndim - len(given)], *result), np.dtype("float32")))
+    batching.primitive_batchers[made] = batched
+    mlir.register_lowering(made, _in_torch, cacheable=False)
+    return made
+
+
+_value = _primitive("torch_value", ("there", "given", "result"))
+"""The function itself; its derivative is the next one."""
+
+_product = _primitive("torch_jacobian_product", ("there", "back", "given", "result"))
 """Linear in its first operand, with both directions known, so that it is pushed, pulled and batched like JAX's own."""
 
-_product.def_impl(jax.jit(lambda *operands, **product: _product.bind(*operands, **product),
-                          static_argnames=("there", "back", "given", "result")))
-_product.def_abstract_eval(lambda vector, *rest, given, result, **_: ShapedArray(
-    (*vector.shape[: vector.ndim - len(given)], *result), vector.dtype))
 ad.primitive_jvps[_product] = _first_order
 ad.primitive_transposes[_product] = _transposed
-batching.primitive_batchers[_product] = _batched
-mlir.register_lowering(_product, mlir.lower_fun(_in_torch, multiple_results=False))
 
 
 def _slope(result, x, weight, **options):
@@ -251,24 +271,3 @@ def _tensors(arrays):
     import torch
 
     return [torch.from_numpy(np.array(array)) for array in arrays]
-
-
-def _zeros(*likes):
-    """A batch of one, of nothing but zeros."""
-    return [np.zeros((1, *like.shape), like.dtype) for like in likes]
-
-
-def _shaped(batch):
-    return jax.ShapeDtypeStruct(batch.shape[1:], jnp.float32)
-
-
-def _flat(function, rank):
-    """Any number of batch axes as one, for the first array has `rank` axes of its own."""
-
-    def call(*arrays):
-        arrays = [np.asarray(array) for array in arrays]  # JAX's own would compute within JAX, which one thread awaits
-        batch = arrays[0].shape[: arrays[0].ndim - rank]
-        result = function(*(array.reshape(-1, *array.shape[len(batch):]) for array in arrays))
-        return result.reshape((*batch, *result.shape[1:]))
-
-    return call

@@ -132,7 +132,10 @@ def check_classifier(
     class_folders: how many folders number the classes, where folders do; then each class needs one.
     """
     shape = _output(option, given, dataset.shape)
-    classes = shape[-1] if shape else 0
+    if len(shape) != 1:
+        raise DataError(f"{option}: a classifier maps one image, [height, width, channel], to a vector of logits, but "
+                        f"this {given.architecture} gives {shape} for one of {dataset.shape}; map a batch elsewhere")
+    (classes,) = shape
     if (top := dataset.test_labels.max()) >= classes:
         raise DataError(f"labels of {dataset.name} run to {top}, but this {given.architecture} has {classes} classes, "
                         f"0..{classes - 1}; give the classifier of these images, or number the labels as it does")

@@ -5,6 +5,7 @@ from functools import cached_property, partial
 
 import numpy as np
 
+from ..compression.checks import check_classifier
 from ..compression.data.dataset import DataError, Dataset
 from ..compression.networks.precision import in_precision
 from ..compression.networks.pure import Network
@@ -123,6 +124,9 @@ def _read(c: Configuration, dataset: Dataset) -> dict[str, Given]:
             option = f"--{name.replace('_', '-')}"
             given[name] = _one(option, told, partial(architectures.classifier, option=option), dataset)
             architectures.check_classifier(given[name], dataset, class_folders(c.dataset), option)
+            if own.is_own(told):
+                with own.named(f"{option} {told}"):
+                    check_classifier(given[name].network, dataset.test_images[:2])
     if c.denoiser is not None:
         given["denoiser"] = _one("--denoiser", c.denoiser, architectures.denoiser, dataset, np.float32(1))
         architectures.check_denoiser(given["denoiser"], dataset)

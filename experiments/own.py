@@ -6,6 +6,7 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -54,6 +55,15 @@ class Own(NamedTuple):
         return digest({**told, **{str(number): array for number, array in enumerate(arrays)}})
 
 
+@contextmanager
+def named(told: str) -> Iterator[None]:
+    """Let what a check finds say in which of the functions it did."""
+    try:
+        yield
+    except (ValueError, TypeError, FloatingPointError) as error:
+        raise type(error)(f"{told}: {error}") from error
+
+
 def is_own(given: str) -> bool:
     """Whether an option names a function of a file.
 
@@ -82,6 +92,8 @@ def own(option: str, given: str) -> Own:
     if not hasattr(module, name):
         raise ValueError(f"{option} {given}: {path} has no {name}; it has {', '.join(_functions(module)) or 'none'}")
     function = getattr(module, name)
+    if "torch" in sys.modules and isinstance(function, sys.modules["torch"].nn.Module):
+        raise ValueError(f"{option} {given}: {name} is a module of PyTorch{TORCH}")
     if not callable(function) or isinstance(function, type):
         raise ValueError(f"{option} {given}: {name} is {_kind(function)}, expected a function or another callable; a "
                          "network with its weights, for example")

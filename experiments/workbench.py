@@ -155,7 +155,8 @@ class Workbench:
             cell = Cell(read.architecture.rpartition(":")[2], 0)
             if cell in found or cell.sampler in (*SAMPLERS, BARE.sampler, *NAMES):
                 raise ValueError(f"--purifiers {told}: {cell.sampler} is taken; give it another name in its file")
-            checks.check_shape(read.network, self.images[0], self.keys()[0])
+            with own.named(f"--purifiers {told}"):
+                checks.check_purifier(read.network, self.images[:2], self.keys()[:2])
             found[cell] = read.sha256
             self._lent[cell] = lambda purifier=read.network: purifier
         return found

@@ -51,7 +51,7 @@ def draw(folder: Path) -> Figure:
         row[0].set_ylabel(f"contribution at\nε = {budget(eps)} (points)")
     for axis, sampler in zip(axes[-1], samplers, strict=True):
         if any(m.at["t_star"] for m in records if m.at["sampler"] == sampler):
-            axis.set_xlabel("purification step t*")
+            axis.set_xlabel("step t* (steps)")
     style.letter(axes.ravel(), [style.SAMPLER_NAMES[s] for _ in budgets for s in samplers])
     total, *causes = axes[0, 0].get_legend_handles_labels()[0]  # lines come before bars
     style.legend_below(figure, [*causes, total], 4)

@@ -3,7 +3,7 @@
 from ..compression.records import Measurement
 from . import predictors
 from .selection import find, select
-from .table import budget, number
+from .table import budget, cell_name, number
 
 QUESTION = "Does the compression of image space predict the robust accuracy that a purifier buys?"
 
@@ -11,7 +11,8 @@ QUESTION = "Does the compression of image space predict the robust accuracy that
 def headline(records: list[Measurement]) -> str:
     """One paragraph; says what is missing where the records do not answer yet."""
     of = lambda experiment: [m for m in records if m.experiment == experiment]  # others share quantities with them
-    sentences = [_prediction(of("prediction")), _sigmoid(of("prediction")), _attack(of("robust_accuracy"))]
+    sentences = [_prediction(of("prediction")), _unbelieved(of("preflight")), _sigmoid(of("prediction")),
+                 _attack(of("robust_accuracy"))]
     return (
         " ".join(filter(None, sentences))
         or "This run has not yet measured what answers the question; see what is missing below."
@@ -30,6 +31,14 @@ def _prediction(records: list[Measurement]) -> str:
         f"{predictors.name(predictors.OURS)}, misses by {_error(records, predictors.OURS)}, at {cost.value:.1f} % "
         "of the gradients through the purifier that the converged attack takes."
     )
+
+
+def _unbelieved(records: list[Measurement]) -> str:
+    names = dict.fromkeys(map(cell_name, (m.at for m in select(records, "flaws", outcome="error"))))
+    if not names:
+        return ""
+    return (f"Preflight finds errors at {', '.join(names)}: robust accuracies there are upper bounds that are not to "
+            "be believed, and errors that count them are not either.")
 
 
 def _error(records: list[Measurement], predictor: str) -> str:

@@ -48,7 +48,9 @@ def draw(folder: Path) -> Figure:
         axis.set_xlabel(rf"budget ($\ell_\infty$, {shown.name})")
     for axis in axes[1 + len(samplers) :]:
         axis.remove()
-    style.legend_below(figure, axes[1].get_legend_handles_labels()[0], 7)
+    handles = {label: handle for axis in axes[1 : 1 + len(samplers)]
+               for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    style.legend_below(figure, list(handles.values()), 7)
     titles = [f"anchors of {style.SAMPLER_NAMES[sampler]}" for sampler in samplers]
     style.letter(axes, ["clean images", *titles])
     return figure
@@ -93,8 +95,8 @@ def _survival(
     for cell, shade in zip(cells, shades, strict=True):
         t_star = cell.at["t_star"]
         x, share, _, _ = survival_steps(shards[f"{sampler}-t{t_star}"]["distance"], limit)
-        axis.step(x, share, where="post", color=shade, linewidth=1.1,
-                  label=f"t* = {t_star}" if t_star else "anchors")
+        colour, label = (shade, f"t* = {t_star}") if t_star else (style.SAMPLER_COLOURS[sampler], "anchors, no t*")
+        axis.step(x, share, where="post", color=colour, linewidth=1.1, label=label)
     style.accuracy_axis(axis, "images that survive (%)")
     axis.set_xlim(-0.01 * limit, limit)
 

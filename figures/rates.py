@@ -22,7 +22,8 @@ CAPTION = (
     "seeds, bars from the lowest to the highest seed. By size, where more than one was measured: the same at one t*, "
     "against the size of the random perturbation; dotted lines mark the attack budgets. Jacobian, where images are "
     "small: its singular values at that t*, median over images, quartiles shaded; below 1 the purifier compresses. "
-    "Purifiers of one's own have no step and stand to the right, hollow by the l_inf ratio."
+    "Purifiers of one's own have no step and stand to the right, hollow by the l_inf ratio; of one whose gradient is "
+    "replaced (straight through) the Jacobian is the replacement's."
 )
 
 

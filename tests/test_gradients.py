@@ -105,6 +105,15 @@ def test_straight_through_keeps_the_value_and_drops_the_jacobian():
         np.testing.assert_array_equal(true, found)
 
 
+def test_straight_through_what_has_no_derivative():
+    """As a function outside of JAX."""
+    rounded = lambda x, key: jax.pure_callback(lambda x: np.round(x), x, x)
+    x, key = jnp.full((2, 2, 1), 0.7), jax.random.key(0)
+    value, slope = jax.jit(lambda x: jax.jvp(lambda x: straight_through(rounded)(x, key), (x,), (x,)))(x)
+    assert (value == 1).all() and (slope == x).all()
+    assert (jax.grad(lambda x: straight_through(rounded)(x, key).sum())(x) == 1).all()
+
+
 def test_straight_through_the_identity_changes_nothing():
     plain, through = (view(curved, pm.identity, LABEL, losses.margin) for view in (losses.defended, bpda))
     np.testing.assert_array_equal(gradient(plain), gradient(through))

@@ -61,6 +61,22 @@ class Blur:
     pass
 
 
+def pair(x, key):
+    return x, x
+
+
+def beyond(x, key):
+    return 2 * x
+
+
+def shares(x):
+    return jax.nn.softmax(logits(x))
+
+
+def one(x):
+    return x.mean()
+
+
 NUMBER = 3
 """
 CHEAP = ("--images", "4", "--seeds", "0", "--draws", "2", "--attack-steps", "2", "--attack-restarts", "1",
@@ -271,10 +287,12 @@ def test_of_images_of_ones_own_there_are_as_many_as_there_are(mine, tmp_path):
 
 @pytest.mark.parametrize("told, message", [
     ("nowhere.py:blur", "there is no file nowhere.py"),
-    ("{mine}:Mine", "has no Mine; it has blur, noisy, logits, noise, network, known, ddpm, alp, classifier, broken"),
+    ("{mine}:Mine", "has no Mine; it has blur, noisy, logits, noise, network, known, ddpm, alp, "),
     ("{mine}:two words", r"expected FILE.py:NAME, a file of Python and a function in it"),
     ("mine.blur", r"expected FILE.py:NAME"),
     ("{mine}:NUMBER", "NUMBER is of type int, expected a function"),
+    ("{mine}:pair", "--purifiers .*mine.py:pair: a purifier must return one image, got tuple"),
+    ("{mine}:beyond", r"--purifiers .*mine.py:beyond: a purifier must return pixels in \[0, 1\], got \[0, 2\]"),
     ("{mine}:Blur", "Blur is the class Blur, expected a function"),
     ("{mine}:ddpm", "ddpm is taken; give it another name in its file"),
     ("{mine}:classifier", "classifier is taken; give it another name in its file"),
@@ -282,7 +300,7 @@ def test_of_images_of_ones_own_there_are_as_many_as_there_are(mine, tmp_path):
     ("{mine}:logits", r"calling logits with 2 arrays of JAX failed with TypeError: logits\(\) takes 1 positional arg"),
 ])
 def test_what_cannot_be_measured_is_said_before_anything_is(mine, tmp_path, told, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         bench(tmp_path, purifiers=(told.format(mine=mine),))
 
 
@@ -309,6 +327,15 @@ def test_a_classifier_of_too_few_classes_is_refused(tmp_path, capsys):
     told = ("--classifier", f"{tmp_path}/few.py:few", "--out", str(tmp_path / "out"))
     assert main(["run", "rates", *told]) == 1
     assert "this few.py:few has 3 classes, 0..2; give the classifier of these images" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name, message", [
+    ("shares", "--classifier .*mine.py:shares: the classifier returns probabilities"),
+    ("one", r"a classifier maps one image, .* but this mine.py:one gives \(\) for one of \(8, 8, 1\)"),
+])
+def test_a_classifier_that_is_none_is_refused_before_anything_is_measured(mine, tmp_path, name, message):
+    with pytest.raises(ValueError, match=message):
+        bench(tmp_path, classifier=f"{mine}:{name}")
 
 
 def test_a_network_stays_one(mine):

@@ -71,6 +71,13 @@ def test_the_answer_is_from_its_own_experiments():
     assert headline(foreign + own) == headline(own)
 
 
+def test_the_answer_says_where_preflight_forbids_to_believe_it():
+    of = lambda sampler, outcome: Measurement("preflight", "flaws", float(outcome == "error"), None, 8, "flaws", {
+        "sampler": sampler, "t_star": 0, "eps": 0.1, "check": "transfer", "outcome": outcome, "found": ""})
+    assert "Preflight finds errors at rounding: robust accuracies there" in headline([of("rounding", "error")])
+    assert "Preflight" not in headline([of("rounding", "warning"), of("none", "passed")])
+
+
 def test_papers_numbers_stand_beside_ours_and_are_labelled(report):
     page = text(report)
     reported = [f"{cell.rate:.3f}" for row in paper.TABLE_2.values() for cell in row.values()]
