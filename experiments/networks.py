@@ -17,7 +17,6 @@ from .configuration import Configuration
 from .datasets import class_folders
 from .purifiers import OF_VELOCITY, PROCESS
 
-
 NAMES = ("classifier", "robust_classifier", "denoiser", "velocity")
 """By which records know their weights."""
 

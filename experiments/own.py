@@ -21,7 +21,6 @@ from ..compression.callables import as_pytree
 from ..compression.records import digest
 from .architectures import Given
 
-
 TORCH = "; code in PyTorch goes through pm.torch_purifier, pm.torch_classifier or pm.torch_denoiser"
 
 

@@ -1,0 +1,106 @@
+"""The checks of a preflight that look at the gradient and at the attack, each on a defence that has its flaw."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import purimetry as pm
+from purimetry.compression import losses, preflight, preflight_attack
+from purimetry.compression.attacks import linf
+
+from .test_preflight import EPS, IMAGES, N, claim, found, noisy, only, rounded, shattered, sound
+
+
+@pytest.mark.parametrize("criterion, scale", [(losses.margin, 1), (losses.cross_entropy, 0.1), (losses.margin, 1000)])
+def test_gradients_of_a_sound_defence_are_usable(criterion, scale):
+    assert not found(preflight.usable_gradients, lambda x: scale * sound(x), criterion=criterion)
+
+
+@pytest.mark.parametrize("classifier, purifier, criterion", [
+    (sound, rounded, losses.margin),
+    (lambda x: 10 * sound(x), noisy, losses.cross_entropy),  # p(label) rounds to 1
+    (lambda x: 1 + 1e-9 * sound(x), noisy, losses.margin),  # below the rounding of the logits
+])
+def test_gradients_that_are_zero_or_vanish(classifier, purifier, criterion):
+    finding = only(preflight.usable_gradients, classifier, purifier, criterion=criterion)
+    assert finding.severity == "error" and finding.measured["lost"] > 0.9
+    if purifier is rounded:
+        assert finding.measured["zero"] == 1
+
+
+def test_a_few_lost_gradients_are_a_warning():
+    """The purifier rounds where the top left pixel is dark, which it is in 2 of 24 images."""
+    images = IMAGES.copy()
+    images[:2, 0, 0] = 0
+    sometimes = lambda x, key: jnp.where(x[0, 0, 0] < 0.15, rounded(x, key), x)
+    finding = only(preflight.usable_gradients, purifier=sometimes, images=images)
+    assert finding.severity == "warning" and finding.measured["zero"] == pytest.approx(2 / 24)
+
+
+def test_the_probe_is_exact_for_a_linear_loss():
+    """Of w . x the gradient promises eps / 8 |w|_1 wherever the range does not bind, and the step gains just that."""
+    weights = jnp.asarray(np.random.default_rng(1).normal(size=(16, 2)), jnp.float32)
+    case = claim(lambda x: x.ravel() @ weights, pm.identity, criterion=lambda logits, label: logits[0])
+    total = float(jnp.abs(weights[:, 0]).sum())
+    np.testing.assert_allclose(case.probe.reach, EPS * total, rtol=1e-5)
+    np.testing.assert_allclose(case.probe.promised, EPS / 8 * total, rtol=1e-4)  # float32 differences of the loss
+    np.testing.assert_allclose(case.probe.gained, case.probe.promised, rtol=1e-4)
+
+
+def test_gradients_that_promise_what_they_do_not_keep():
+    finding = only(preflight.truthful_gradients, purifier=shattered)
+    assert finding.severity == "error" and abs(finding.measured["gained_over_promised"]) < 0.25
+    flat = lambda x, key: rounded(x, key) + 1e-3 * x
+    finding = only(preflight.truthful_gradients, purifier=flat)
+    assert finding.severity == "warning" and finding.measured["gained_over_promised"] > 4
+
+
+def test_a_defence_that_knows_clean_images():
+    """It keeps what was rounded to sixteenths, and lets nothing else through."""
+    exact = lambda x, key: jnp.where(jnp.abs(16 * x - jnp.round(16 * x)).max() < 1e-5, x, 0.5)
+    finding = only(preflight.no_budget, purifier=exact, images=np.round(16 * IMAGES) / 16)
+    assert "breaks" in finding.message and finding.measured["flipped"] > 0.5
+
+
+def test_a_clean_accuracy_that_is_not_the_one_that_was_stated():
+    assert not found(preflight.no_budget, clean_accuracy=1.0)
+    assert "100.0% here, 50.0% was stated" in only(preflight.no_budget, clean_accuracy=0.5).message
+
+
+def test_a_loss_that_does_not_rise():
+    still = partial(pm.pgd, steps=4, step_size=0.0, start=linf.clean_start)
+    findings = found(preflight.rising_loss, attack=still)
+    assert ["from eps = 0 to 0.1" in findings[0].message, "from eps = 0.1 to 0.5" in findings[1].message] == [True] * 2
+
+
+def test_an_attack_that_fails_at_a_budget_where_none_should():
+    short = partial(pm.pgd, steps=2, step_size=0.05, start=linf.clean_start)
+    finding = only(preflight.large_budget, attack=short)
+    assert finding.measured["robust"] > 0.9 and finding.measured["chance"] == 0.25
+    assert not found(preflight.large_budget)
+
+
+def test_an_attack_that_is_weaker_than_one_without_gradients():
+    finding = only(preflight.gradient_free, purifier=rounded, eps=0.25)
+    assert finding.severity == "error" and finding.measured["other"] < finding.measured["robust"]
+    assert not found(preflight.gradient_free, eps=0.25)
+
+
+def test_an_attack_that_is_weaker_than_a_transferred_one():
+    finding = only(preflight.transfer, purifier=rounded, eps=0.25)
+    assert finding.severity == "error" and "bare classifier" in finding.message
+    blind = lambda x, key: jnp.where(jax.random.bernoulli(key, 0.5), x, jax.lax.stop_gradient(x))
+    assert {f.message.split(" breaks")[0] for f in found(preflight.transfer, purifier=blind, eps=0.25)} == {
+        "an attack of the bare classifier"}  # with another xi no pixel differs
+    assert not found(preflight.transfer, eps=0.25)
+
+
+@pytest.mark.parametrize("others, severity", [(0, "error"), (5, "warning")])
+def test_breaking_one_image_more_is_a_warning_where_others_are_broken_instead(others, severity):
+    case = claim(attack=partial(pm.pgd, steps=1, step_size=0.0, start=linf.clean_start))
+    case.broken[1 : 1 + others] = True
+    (finding,) = preflight_attack._weaker(case, "transfer", "another attack", np.arange(N) == 0)
+    assert finding.severity == severity and finding.measured["only"] == 1 and finding.measured["missed"] == others
