@@ -5,7 +5,7 @@ import json
 import pickle
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -116,6 +116,9 @@ def _load_torch(path: Path) -> dict[str, np.ndarray]:
     return {name: (found.float() if found.is_floating_point() else found).numpy() for name, found in tensors.items()}
 
 
+PREDICTIONS = ("noise", "velocity")
+"""What a network of noisy images may predict."""
+
 LINEAR = {"beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02, "num_train_timesteps": 1000,
           "trained_betas": None}
 """What diffusers' schedulers say of `schedules.linear()`, by default as well."""
@@ -163,21 +166,36 @@ def _config(folder: Path) -> dict:
                           "of a whole pipeline its subfolder `unet`") from error
 
 
-def trained_until(folder: Path | str) -> int | None:
-    """The last step t of 1000 that the training of a noise predictor was about, as `card.json` in its folder says.
+class Card(NamedTuple):
+    """What a network of noisy images is for, as `card.json` in its folder says.
 
-    None where there is no card, or where {"trained_until": 250} is not in it: it is good for all of the process.
+    trained_until: the last step t of 1000 that its training was about; None is all of the process.
+    predicts: the noise, or the velocity of rectified flow.
+    """
+
+    trained_until: int | None = None
+    predicts: str = "noise"
+
+
+def card(folder: Path | str) -> Card:
+    """The card in a network's folder; what it does not say, or where there is none, is as `Card` has it by default.
+
     Raises RecordError where the card does not parse or says something else.
     """
     path = Path(folder) / "card.json"
     try:
-        until = json.loads(path.read_text()).get("trained_until") if path.exists() else None
-        if until is not None and (type(until) is not int or until < 1):
-            raise ValueError(f"trained_until is {until!r}")
+        told = json.loads(path.read_text()) if path.exists() else {}
+        found = Card(**{name: value for name, value in told.items() if name in Card._fields})
+        if found.trained_until is not None and (type(found.trained_until) is not int or found.trained_until < 1):
+            raise ValueError(f"trained_until is {found.trained_until!r}")
+        if found.predicts not in PREDICTIONS:
+            raise ValueError(f"predicts is {found.predicts!r}")
     except (OSError, ValueError, AttributeError) as error:
         raise RecordError(
-            f'{path} is not a card ({error}); expected {{"trained_until": 250}} with a step of the schedule'
+            f'{path} is not a card ({error}); expected {{"trained_until": 250, "predicts": "noise"}} with a step of '
+            f"the schedule and one of {', '.join(PREDICTIONS)}"
         ) from error
+    return found
     return until
 
 

@@ -72,32 +72,43 @@ def classifier(given: str, option: str = "--classifier") -> Given:
     return Given(name, _of(option, given, CLASSIFIERS[name].read, arrays), digest(arrays), CLASSIFIERS[name].sides)
 
 
-def _diffusers(given: str, path: Path) -> Given:
-    if other := _of("--denoiser", given, weights.other_schedule, path):
-        raise ValueError(f"--denoiser {given}: its pipeline has another schedule than the linear one that runs sample "
+def _diffusers(option: str, given: str, path: Path) -> Given:
+    card = weights.card(path)
+    if card.predicts != PREDICTED[option]:
+        raise ValueError(f"{option} {given}: its card says that it predicts {card.predicts}, expected "
+                         f"{PREDICTED[option]}; give it to {_taking(card.predicts)}")
+    if other := _of(option, given, weights.other_schedule, path):
+        raise ValueError(f"{option} {given}: its pipeline has another schedule than the linear one that runs sample "
                          f"with, {other}; use it in a script")
-    network = _of("--denoiser", given, weights.ddpm_unet, path)
+    network = _of(option, given, weights.ddpm_unet, path)
     side = json.loads((path / "config.json").read_text()).get("sample_size")
     sha256 = digest({str(i): np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(network))})
     sides = range(side, side + 1) if isinstance(side, int) else None
-    return Given("diffusers", network, sha256, sides, weights.trained_until(path))
+    return Given("diffusers", network, sha256, sides, card.trained_until)
 
 
-def _guided(given: str, path: Path) -> Given:
+def _taking(predicts: str) -> str:
+    return next(option for option, predicted in PREDICTED.items() if predicted == predicts)
+
+
+def _guided(option: str, given: str, path: Path) -> Given:
     arrays = weights.load_published(path)
-    return Given("guided", _of("--denoiser", given, guided_unet.of_file, arrays), digest(arrays), None)
+    return Given("guided", _of(option, given, guided_unet.of_file, arrays), digest(arrays), None)
 
 
-DENOISERS: dict[str, Callable[[str, Path], Given]] = {"diffusers": _diffusers, "guided": _guided}
+PREDICTED = {"--denoiser": "noise", "--velocity": "velocity"}
+"""What the network of an option predicts in noisy images."""
+
+DENOISERS: dict[str, Callable[[str, str, Path], Given]] = {"diffusers": _diffusers, "guided": _guided}
 """By name: a folder of diffusers' UNet2DModel, a state dict of guided diffusion's UNet without classes."""
 
 
-def denoiser(given: str) -> Given:
-    """The noise predictor of ARCHITECTURE:PATH, or of a FOLDER in diffusers' format; as `classifier`."""
+def denoiser(given: str, option: str = "--denoiser") -> Given:
+    """The noise predictor, or velocity, of ARCHITECTURE:PATH, or of a FOLDER in diffusers' format; as `classifier`."""
     if Path(given).is_dir():
         given = f"diffusers:{given}"
-    name, path = named("--denoiser", given, DENOISERS)
-    return DENOISERS[name](given, path)
+    name, path = named(option, given, DENOISERS)
+    return DENOISERS[name](option, given, path)
 
 
 def named(option: str, given: str, known: Mapping) -> tuple[str, Path]:
@@ -145,12 +156,12 @@ def check_classifier(
                         "images, or write labels.csv with each file's number")
 
 
-def check_denoiser(given: Given, dataset: Dataset) -> None:
-    """Raise, without compiling anything, unless the noise predictor takes these images and gives as large ones."""
-    shape = _output("--denoiser", given, dataset.shape, jnp.float32(1))
+def check_denoiser(given: Given, dataset: Dataset, option: str = "--denoiser") -> None:
+    """Raise, without compiling anything, unless the network takes these noisy images and gives as large ones."""
+    shape = _output(option, given, dataset.shape, jnp.float32(1))
     if shape != dataset.shape:
-        raise DataError(f"this {given.architecture} gives {shape} for images of {dataset.shape}; give a noise "
-                        "predictor of as many channels")
+        raise DataError(f"{option}: this {given.architecture} gives {shape} for images of {dataset.shape}; give a "
+                        f"predictor of {PREDICTED[option]} of as many channels")
 
 
 def _output(option: str, given: Given, shape: tuple[int, int, int], *inputs) -> tuple[int, ...]:

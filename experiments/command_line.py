@@ -72,10 +72,10 @@ class Data:
 class Train:
     """Train a network of CIFAR-10 that comes with Purimetry anew, and write its weights and card.
 
-    The classifiers take half an hour on 2 cores, the denoiser longer. Needs the extra `peers`.
+    The classifiers take half an hour on 2 cores, the flow an hour, the denoiser longer. Needs the extra `peers`.
     """
 
-    name: tyro.conf.Positional[Literal["classifier", "robust-classifier", "denoiser"]]
+    name: tyro.conf.Positional[Literal["classifier", "robust-classifier", "denoiser", "flow"]]
     """The network."""
     out: Path = Path("published")
     """Folder that gets it, in a folder of its own; a training that was interrupted resumes there."""

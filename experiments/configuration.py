@@ -18,7 +18,7 @@ def default_data() -> Path:
 
 UNRECORDED = (
     "out", "cache", "data_dir", "image_size", "workers", "coordinator", "hosts", "host", "batch", "inception", "clip",
-    "resnet20", "classifier", "robust_classifier", "denoiser", "purifiers",
+    "resnet20", "classifier", "robust_classifier", "denoiser", "velocity", "purifiers",
 )
 """Options that do not determine the records (the batch size does by rounding only), or of which records carry a
 fingerprint."""
@@ -26,8 +26,8 @@ fingerprint."""
 PUBLISHED = Path(__file__).parent.parent / "compression" / "published" / "cifar10"
 """Folder of the networks that come with Purimetry, each with a card of what it was made from and how good it is."""
 
-CLASSIFIER, ROBUST_CLASSIFIER, DENOISER = (
-    "classifier/weights.safetensors", "robust-classifier/weights.safetensors", "denoiser")
+CLASSIFIER, ROBUST_CLASSIFIER, DENOISER, FLOW = (
+    "classifier/weights.safetensors", "robust-classifier/weights.safetensors", "denoiser", "flow")
 """Where they are in it."""
 
 COLOUR = {
@@ -131,8 +131,8 @@ class Configuration:
     """Seed of a random choice of the test images; the first ones unless told, of one's own seed 0."""
     samplers: tuple[Literal["ddpm", "reverse", "ddim", "sde", "ode", "one_step", "dpm", "flow"], ...] | None = None
     """Samplers of the diffusion purifier (ddpm reverse ddim unless told, none beside --purifiers); dpm is DPM-Solver++
-    in 20 steps, flow a rectified flow of as much noise, whose velocity is trained as the denoiser is, or where that is
-    given is its own."""
+    in 20 steps, flow a rectified flow of as much noise, along --velocity, or one that is trained as the denoiser
+    is, or where that is given its own."""
     purifiers: tuple[str, ...] = ()
     """Purifiers of one's own, FILE.py:NAME each: the file is run, and NAME is a function of an image and a key to an
     image, or one of PyTorch behind pm.torch_purifier. They are measured beside the --samplers that are told."""
@@ -180,6 +180,9 @@ class Configuration:
     """Noise predictor from files, as the classifier: diffusers:FOLDER (or FOLDER alone) of a UNet2DModel, as
     google/ddpm-cifar10-32, or guided:FILE of guided diffusion's UNet (a state dict). Or FILE.py:NAME, a function of
     (x_t, t), with x_t in the diffusion's range and t of 1000, to the noise in it."""
+    velocity: str | None = None
+    """Velocity z - x_0 of the sampler flow from files, as the denoiser: of ((1 - t) x_0 + t z, 999 t). CIFAR-10's that
+    comes with Purimetry lies in compression/published/cifar10/flow."""
     robust_classifier: str | None = None
     """As --classifier: the adversarially trained one, of the experiments that compare with it."""
     note: str = ""

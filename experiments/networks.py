@@ -32,7 +32,7 @@ class Networks:
     def determinants(self) -> dict:
         """What of those that were read determines records."""
         found = {name: given.determinants for name, given in self.given.items()}
-        return {**found, "velocity": "the denoiser's"} if self._follows_velocity and not self.trains_velocity else found
+        return {**found, "velocity": "the denoiser's"} if self._follows_velocity and not self.has_velocity else found
 
     @property
     def sha256(self) -> dict[str, str]:
@@ -40,7 +40,7 @@ class Networks:
         found = {"classifier": self._classifier[1]}
         if self.has_denoiser:
             found["denoiser"] = self._denoiser[1]
-        if self.trains_velocity:
+        if self.has_velocity:
             found["velocity"] = self._velocity[1]
         return found | self.robust_sha256 if "robust_classifier" in self.given else found
 
@@ -55,18 +55,22 @@ class Networks:
         return bool(self.configuration.samplers)
 
     @property
-    def trains_velocity(self) -> bool:
-        """Whether any purifier of the grid follows a velocity that is trained here, as the noise predictor is."""
-        return "denoiser" not in self.given and self._follows_velocity
+    def has_velocity(self) -> bool:
+        """Whether a purifier of the run follows the velocity of a network of its own, given or trained here."""
+        return self._follows_velocity and ("velocity" in self.given or "denoiser" not in self.given)
 
     @property
     def _follows_velocity(self) -> bool:
         return bool(set(OF_VELOCITY) & set(self.configuration.samplers))
 
-    @property
-    def trained_until(self) -> int | None:
-        """The last step of 1000 that the denoiser's training was about, where its card says one."""
-        return self.given["denoiser"].trained_until if "denoiser" in self.given else None
+    def trained_until(self, sampler: str) -> int | None:
+        """The last step of 1000 that the training of this sampler's network was about, where its card says one."""
+        name = self.predictor(sampler)
+        return self.given[name].trained_until if name in self.given else None
+
+    def predictor(self, sampler: str) -> str:
+        """Name of the network that a sampler follows."""
+        return "velocity" if self.has_velocity and sampler in OF_VELOCITY else "denoiser"
 
     @property
     def classifier(self) -> Classifier:
@@ -85,8 +89,8 @@ class Networks:
 
     @cached_property
     def velocity(self) -> NoisePredictor:
-        """The velocity of rectified flow: trained here, or that of the noise predictor that was given."""
-        return self._in_precision(self._velocity[0]) if self.trains_velocity else velocity_of(self.denoiser, PROCESS)
+        """The velocity of rectified flow: given, trained here, or that of the noise predictor that was given."""
+        return self._in_precision(self._velocity[0]) if self.has_velocity else velocity_of(self.denoiser, PROCESS)
 
     def _in_precision(self, network: Callable) -> NoisePredictor:
         precision = self.configuration.precision
@@ -126,10 +130,14 @@ def _read(c: Configuration, dataset: Dataset) -> dict[str, Given]:
             if own.is_own(told):
                 with own.named(f"{option} {told}"):
                     check_classifier(given[name].network, dataset.test_images[:2])
-    if c.denoiser is not None:
-        given["denoiser"] = _one("--denoiser", c.denoiser, architectures.denoiser, dataset, np.float32(1))
-        architectures.check_denoiser(given["denoiser"], dataset)
-        own.check_precision(given["denoiser"], c.precision)
+    if c.velocity is not None and not set(OF_VELOCITY) & set(c.samplers):
+        raise ValueError(f"--velocity is of --samplers {' or '.join(OF_VELOCITY)}, got {' '.join(c.samplers)}; name it")
+    for name in ("denoiser", "velocity"):
+        if (told := getattr(c, name)) is not None:
+            option = f"--{name}"
+            given[name] = _one(option, told, partial(architectures.denoiser, option=option), dataset, np.float32(1))
+            architectures.check_denoiser(given[name], dataset, option)
+            own.check_precision(given[name], c.precision)
     needed = {"classifier": "give --classifier ARCHITECTURE:FILE"}
     if c.samplers:
         needed["denoiser"] = "give --denoiser ARCHITECTURE:PATH"

@@ -100,7 +100,7 @@ def own(option: str, given: str) -> Own:
 
 
 def check_precision(denoiser: Given, precision: str) -> None:
-    """Raise unless the noise predictor has weights that can be rounded, where the run rounds them."""
+    """Raise unless the network of noisy images has weights that can be rounded, where the run rounds them."""
     if precision != "float32" and not jax.tree.leaves(denoiser.network):
         raise ValueError(f"--precision {precision} rounds weights, and {denoiser.architecture} shows none; give a "
                          "network of pm.pure, round inside the function, or leave the option out")

@@ -4,16 +4,16 @@ A card says what the weights were made from, how, with what quality and SHA-256,
 """
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
 import numpy as np
 from safetensors.numpy import save
 
-from ..compression import schedules, weights
+from ..compression import weights
 from ..compression.attacks.pgd import converged_pgd
 from ..compression.attacks.search import attack_images
-from ..compression.batches import over_images
 from ..compression.data.cifar import cifar10
 from ..compression.data.dataset import Dataset
 from ..compression.networks.airbench import airbench
@@ -21,10 +21,11 @@ from ..compression.networks.pure import Network
 from ..compression.purifiers.identity import identity
 from ..compression.randomness import configurations
 from ..compression.records import digest, write_atomic
-from . import cifar10_classifier, cifar10_denoiser
-from .configuration import CLASSIFIER, DENOISER, ROBUST_CLASSIFIER
+from . import cifar10_classifier, cifar10_denoiser, cifar10_flow, cifar10_unet
+from .cifar10_unet import Recipe
+from .configuration import CLASSIFIER, DENOISER, FLOW, ROBUST_CLASSIFIER
 from .progress import bar
-from .training import TESTED, TIMES, margins, squared_error
+from .training import TESTED, TIMES, flow_errors, margins, noise_errors
 
 ATTACKED = 200
 """Test images under the attack that says how robust a classifier is."""
@@ -32,7 +33,7 @@ ATTACKED = 200
 
 def train(name: str, out: Path, data_dir: Path) -> dict:
     """Train CIFAR-10's network of this name into a folder of its own in `out`; return its card."""
-    kinds = {"classifier": classifier, "robust-classifier": robust_classifier, "denoiser": denoiser}
+    kinds = {"classifier": classifier, "robust-classifier": robust_classifier, "denoiser": denoiser, "flow": flow}
     return kinds[name](cifar10(data_dir), Path(out))
 
 
@@ -68,23 +69,33 @@ def _classifier(name, path, dataset, recipe, loss, more=lambda network: {}) -> d
 
 
 def denoiser(
-    dataset: Dataset, out: Path, recipe: cifar10_denoiser.Recipe = cifar10_denoiser.RECIPE,
-    settings: dict = cifar10_denoiser.SETTINGS,
+    dataset: Dataset, out: Path, recipe: Recipe = cifar10_denoiser.RECIPE, settings: dict = cifar10_denoiser.SETTINGS
 ) -> dict:
     """Train, write and test the denoiser; return its card."""
-    with bar("train denoiser") as show:
-        model = cifar10_denoiser.train(dataset, recipe, out / "denoiser-training.pt", show, settings)
-    folder = out / DENOISER
+    return _unet("denoiser", out / DENOISER, dataset, cifar10_denoiser, recipe, settings, noise_errors)
+
+
+def flow(
+    dataset: Dataset, out: Path, recipe: Recipe = cifar10_flow.RECIPE, settings: dict = cifar10_flow.SETTINGS
+) -> dict:
+    """Train, write and test the velocity of rectified flow; return its card."""
+    return _unet("flow", out / FLOW, dataset, cifar10_flow, recipe, settings, flow_errors)
+
+
+def _unet(name, folder, dataset, kind, recipe, settings, errors) -> dict:
+    with bar(f"train {name}") as show:
+        checkpoint = folder.with_name(f"{name}-training.pt")
+        model = cifar10_unet.train(dataset, recipe, kind.example, settings, checkpoint, show)
     model.save_config(folder)
     write_half(folder / weights.DIFFUSERS, {name: value.numpy() for name, value in model.state_dict().items()})
     card = {
-        "architecture": "diffusers' UNet2DModel; linear schedule 1e-4..0.02, T = 1000; images in [-1, 1]",
-        "trained_until": cifar10_denoiser.TRAINED_UNTIL,
+        "architecture": f"diffusers' UNet2DModel; {kind.PROCESS}; images in [-1, 1]",
+        "trained_until": kind.TRAINED_UNTIL, "predicts": kind.PREDICTS,
         "training": {"optimiser": "AdamW, cosine decay, average of weights", **recipe._asdict(),
-                     "loss": "squared error of the noise", "augmentation": "mirrored", "precision": "bfloat16",
-                     "times": f"80 % below t = {cifar10_denoiser.TRAINED_UNTIL}, 20 % below 1000"},
-        "command": "purimetry train denoiser",
-    } | denoiser_quality(weights.ddpm_unet(folder), dataset)
+                     "loss": f"squared error of the {kind.PREDICTS}", "augmentation": "mirrored",
+                     "times": f"80 % with less noise than t = {kind.TRAINED_UNTIL} of 1000, 20 % any"},
+        "command": f"purimetry train {name}",
+    } | unet_quality(weights.ddpm_unet(folder), dataset, errors)
     return write_card(folder, weights.load_published(folder / weights.DIFFUSERS), dataset, card)
 
 
@@ -104,14 +115,12 @@ def robust_quality(network: Network, dataset: Dataset, eps: float) -> dict:
     return {"robust_accuracy_percent": _mean(100.0 * (found.broken_at < 0)), "attacked_images": len(images), "eps": eps}
 
 
-def denoiser_quality(network: Network, dataset: Dataset) -> dict:
-    """Mean squared error of the predicted noise by t, each with its standard error over test images."""
-    schedule, images = schedules.linear(), dataset.test_images[:TESTED]
-    keys = jax.random.split(jax.random.key(0), len(images))
-    whole = lambda value: np.full(len(images), value, np.float32)
-    errors = {t: over_images(squared_error, (network,), images, keys, whole(schedule.alpha_bar[t]),
-                             whole(schedule.time[t])) for t in TIMES}
-    return {"noise_squared_error_by_t": {t: _mean(error) for t, error in errors.items()}, "test_images": len(images)}
+def unet_quality(network: Network, dataset: Dataset, errors: Callable = noise_errors) -> dict:
+    """Mean squared error of the predicted noise by t of 1000, each with its standard error over test images."""
+    images = dataset.test_images[:TESTED]
+    found = errors(network, images, jax.random.split(jax.random.key(0), len(images)))
+    by_t = {t: _mean(of_images) for t, of_images in zip(TIMES, found, strict=True)}
+    return {"noise_squared_error_by_t": by_t, "test_images": len(images)}
 
 
 def _mean(values: np.ndarray) -> list[float]:

@@ -30,7 +30,7 @@ TIMES = (10, 20, 50, 100, 150, 300, 600)
 
 def pieces(bench: Workbench) -> list[Piece]:
     """Each network is trained by itself."""
-    flow = [Piece("velocity", 4, lambda: bench.networks.velocity)] if bench.networks.trains_velocity else []
+    flow = [Piece("velocity", 4, lambda: bench.networks.velocity)] if bench.networks.has_velocity else []
     denoiser = [Piece("denoiser", 4, lambda: bench.denoiser)] if bench.networks.has_denoiser else []
     return [Piece("classifier", 1, lambda: bench.classifier), *denoiser, *flow]
 
@@ -47,31 +47,19 @@ def _measure(bench: Workbench) -> Iterator[Measurement]:
         images, labels = bench.dataset.test_images, bench.dataset.test_labels
 
     def compute():
-        schedule = schedules.linear()
         found = {"margin": margins(bench.classifier, images, labels)}
-        shown = images[:TESTED]
-        keys = jax.random.split(jax.random.key(0), len(images))[:TESTED]
-
-        def errors(predictor, times):
-            return np.stack([
-                over_images(squared_error, (predictor,), shown, keys,
-                            np.full(len(shown), schedule.alpha_bar[t], np.float32),
-                            np.full(len(shown), time, np.float32))
-                for t, time in zip(TIMES, times, strict=True)
-            ])
-
+        shown, keys = images[:TESTED], jax.random.split(jax.random.key(0), len(images))[:TESTED]
         if bench.networks.has_denoiser:
-            found["squared_error"] = errors(bench.denoiser, schedule.time[list(TIMES)])
-        if bench.networks.trains_velocity:
-            times = [CONTINUOUS * rectified_time(schedule.alpha_bar[t]) for t in TIMES]
-            found["flow_squared_error"] = errors(noise_of(bench.networks.velocity), times)
+            found["squared_error"] = noise_errors(bench.denoiser, shown, keys)
+        if bench.networks.has_velocity:
+            found["flow_squared_error"] = flow_errors(bench.networks.velocity, shown, keys)
         return found
 
     arrays = bench.shard("training", "test", compute)
     yield bench.mean("training", "clean_accuracy", 100 * (arrays["margin"] < 0), "%", {})
     for t, errors in zip(TIMES, arrays["squared_error"], strict=True) if bench.networks.has_denoiser else ():
         yield bench.mean("training", "noise_prediction_error", errors, "mean squared error", {"t": t})
-    if bench.networks.trains_velocity:
+    if bench.networks.has_velocity:
         for t, errors in zip(TIMES, arrays["flow_squared_error"], strict=True):
             yield bench.mean("training", "flow_prediction_error", errors, "mean squared error", {"t": t})
 
@@ -85,8 +73,24 @@ def _margin(classifier, x, label):
     return margin(classifier(x), label)
 
 
-def squared_error(denoiser, x, key, alpha_bar, time):
-    """Mean squared error of the noise predicted in an image at one time, in units of its variance."""
+def noise_errors(predictor, images, keys) -> np.ndarray:
+    """[time, image]: mean squared error of the noise predicted at TIMES, in units of its variance."""
+    return _errors(predictor, images, keys, schedules.linear().time[list(TIMES)])
+
+
+def flow_errors(velocity, images, keys) -> np.ndarray:
+    """As `noise_errors`, of a velocity of rectified flow, at the times of as much noise."""
+    times = CONTINUOUS * rectified_time(schedules.linear().alpha_bar[list(TIMES)])
+    return _errors(noise_of(velocity), images, keys, times)
+
+
+def _errors(predictor, images, keys, told) -> np.ndarray:
+    whole = lambda value: np.full(len(images), value, np.float32)
+    return np.stack([over_images(_squared_error, (predictor,), images, keys, whole(schedules.linear().alpha_bar[t]),
+                                 whole(time)) for t, time in zip(TIMES, told, strict=True)])
+
+
+def _squared_error(denoiser, x, key, alpha_bar, time):
     noise = jax.random.normal(key, x.shape)
     x_t = jnp.sqrt(alpha_bar) * (2 * x - 1) + jnp.sqrt(1 - alpha_bar) * noise
     return jnp.mean((denoiser(x_t, time) - noise) ** 2)

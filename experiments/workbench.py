@@ -161,19 +161,21 @@ class Workbench:
             self._lent[cell] = lambda purifier=read.network: purifier
         return found
 
-    def _covered(self, t_star: int) -> bool:
-        """Whether the denoiser's training was about this step of the respaced schedule."""
-        last = self.networks.trained_until
-        return last is None or t_star == 0 or int(self.schedule.time[t_star]) < last
+    def _covered(self, cell: Cell) -> bool:
+        """Whether the training of the cell's network was about its step of the respaced schedule."""
+        last = self.networks.trained_until(cell.sampler)
+        return last is None or cell.t_star == 0 or int(self.schedule.time[cell.t_star]) < last
 
     def _check_times(self) -> None:
-        if beyond := [t for t in self.configuration.t_stars if not self._covered(t)]:
-            last = sum(map(self._covered, range(1, self.schedule.steps + 1)))
-            raise ValueError(
-                f"--denoiser {self.configuration.denoiser} was trained until t = {self.networks.trained_until}, which "
-                f"is step {last} of {self.schedule.steps}, got --t-stars {' '.join(map(str, beyond))}; choose t* up to "
-                f"{last}, or another denoiser"
-            )
+        for sampler in self.configuration.samplers:
+            covered = lambda t, sampler=sampler: self._covered(Cell(sampler, t))
+            if beyond := [t for t in self.configuration.t_stars if not covered(t)]:
+                last, name = sum(map(covered, range(1, self.schedule.steps + 1))), self.networks.predictor(sampler)
+                raise ValueError(
+                    f"--{name} {getattr(self.configuration, name)} was trained until t = "
+                    f"{self.networks.trained_until(sampler)}, which is step {last} of {self.schedule.steps}, got "
+                    f"--t-stars {' '.join(map(str, beyond))}; choose t* up to {last}, or another {name}"
+                )
 
     def purifier(self, cell: Cell) -> Purifier:
         """The purifier of a cell; checked on two images before it is first used."""
@@ -186,9 +188,10 @@ class Workbench:
         return self._purifiers[cell]
 
     def _diffusion(self, cell: Cell) -> Purifier:
-        if not self._covered(cell.t_star):
-            warnings.warn(f"{cell} begins beyond t = {self.networks.trained_until}, until which the denoiser was "
-                          "trained; what it measures says little", stacklevel=3)
+        if not self._covered(cell):
+            last, name = self.networks.trained_until(cell.sampler), self.networks.predictor(cell.sampler)
+            warnings.warn(f"{cell} begins beyond t = {last}, until which the {name} was trained; what it measures says "
+                          "little", stacklevel=3)
         predictor = noise_of(self.networks.velocity) if cell.sampler in OF_VELOCITY else self.denoiser
         return diffusion(predictor, SAMPLERS[cell.sampler](self.schedule, cell.t_star))
 

@@ -1,4 +1,4 @@
-"""Denoising error of the noise predictor by time, and the classifier's clean accuracy."""
+"""Denoising error of the noise predictor, and of a flow, by time, and the classifier's clean accuracy."""
 
 from pathlib import Path
 
@@ -13,9 +13,16 @@ __all__ = ["TITLE", "CAPTION", "draw", "tables"]
 
 TITLE = "The networks"
 CAPTION = (
-    "Mean squared error of the predicted noise at test images, by step of the 1000-step schedule "
+    "Mean squared error of the predicted noise at test images, by step of the 1000-step schedule, of a rectified flow "
+    "where as much of the image is left "
     "(1 would be no prediction at all), with 95 % intervals over images."
 )
+
+LINES = (
+    ("noise_prediction_error", style.BLUE, "o", "noise predictor"),
+    ("flow_prediction_error", style.SAMPLER_COLOURS["flow"], style.SAMPLER_MARKERS["flow"], "rectified flow"),
+)
+"""Quantity, colour, marker and name of what is drawn."""
 
 
 @style.applied()
@@ -26,8 +33,11 @@ def draw(folder: Path) -> Figure | None:
         return None
     figure = style.new_figure(2.4, width=3.5)
     axis = figure.subplots()
-    t, error, half = line(select(records, "noise_prediction_error"), "t")
-    axis.errorbar(t, error, half, color=style.BLUE, marker="o")
+    for quantity, colour, marker, name in LINES:
+        if shown := select(records, quantity):
+            axis.errorbar(*line(shown, "t"), color=colour, marker=marker, label=name)
+    if select(records, LINES[1][0]):
+        axis.legend(loc="lower left")
     axis.set(xscale="log", yscale="log", xlabel="time t (steps of 1000)", ylabel="noise error (mean squared)")
     clean = get(records, "clean_accuracy")
     remark = f"classifier: {clean.value:.1f} ± {clean.se:.1f} %\nclean accuracy (n = {clean.n})"

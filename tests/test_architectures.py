@@ -138,6 +138,16 @@ def test_a_pipeline_of_another_schedule_is_not_run_on_the_linear_one(tmp_path):
         architectures.denoiser(str(folder))
 
 
+def test_a_velocity_is_not_taken_for_noise(tmp_path):
+    folder = diffusers_folder(tmp_path / "unet")
+    with pytest.raises(ValueError, match="--velocity .*its card says that it predicts noise, expected velocity; give"):
+        architectures.denoiser(str(folder), "--velocity")
+    (folder / "card.json").write_text('{"predicts": "velocity", "trained_until": 150}')
+    assert architectures.denoiser(str(folder), "--velocity").trained_until == 150
+    with pytest.raises(ValueError, match="--denoiser .* predicts velocity, expected noise; give it to --velocity"):
+        architectures.denoiser(str(folder))
+
+
 def test_a_guided_unet_refuses_sides_that_it_cannot_halve(tmp_path):
     file = saved(tmp_path / "w.safetensors", partial(guided_unet.GuidedUNet, **NARROW))
     given = architectures.denoiser(f"guided:{file}")

@@ -63,25 +63,29 @@ def test_what_cannot_be_met_is_said_before_any_work(tmp_path, capsys, arguments,
 
 @pytest.fixture
 def trained_until(monkeypatch):
-    """Let the denoiser come from a folder with a card that says so."""
+    """Let the denoiser, or the velocity as well, come from a folder with a card that says so."""
 
-    def until(last):
-        given = {"denoiser": Given("diffusers", lambda x, t: 0 * x, "d" * 64, None, last)}
+    def until(**last):
+        given = {name: Given("diffusers", lambda x, t: 0 * x, "d" * 64, None, step) for name, step in last.items()}
         monkeypatch.setattr(networks, "_read", lambda configuration, dataset: given)
 
     return until
 
 
-def test_a_denoiser_is_used_for_what_it_was_trained_for(tmp_path, trained_until):
-    trained_until(250)
+def test_a_network_is_used_for_what_it_was_trained_for(tmp_path, trained_until):
+    trained_until(denoiser=250, velocity=150)
+    told = Configuration(t_stars=(2, 26, 30), out=tmp_path / "out", images=2, velocity="flow")
     message = "trained until t = 250, which is step 25 of 100, got --t-stars 26 30; choose t* up to 25"
     with pytest.raises(ValueError, match=re.escape(message)):
-        Workbench(Configuration(t_stars=(2, 26, 30), out=tmp_path / "out", images=2))
+        Workbench(told)
+    message = "--velocity flow was trained until t = 150, which is step 15 of 100, got --t-stars 26 30; choose t*"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        Workbench(replace(told, samplers=("flow",)))
     assert not (tmp_path / "out").exists()
 
 
 def test_experiments_over_all_times_say_where_the_denoiser_was_not_trained(tmp_path, trained_until):
-    trained_until(20)
+    trained_until(denoiser=20)
     bench = Workbench(Configuration(t_stars=(2,), out=tmp_path / "out", images=2))
     bench.purifier(Cell("ddim", 2))
     with pytest.warns(UserWarning, match="ddim-t3 begins beyond t = 20, until which the denoiser was trained"):

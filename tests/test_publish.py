@@ -1,6 +1,7 @@
 """CIFAR-10's published networks: their training resumes, their files are what their cards say, a run loads them."""
 
 import json
+from importlib import import_module
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,8 @@ from purimetry.compression import weights
 from purimetry.compression.data.dataset import Dataset
 from purimetry.compression.networks.airbench import airbench
 from purimetry.compression.records import digest
-from purimetry.experiments import architectures
+from purimetry.compression.schedules import rectified_time
+from purimetry.experiments import architectures, training
 from purimetry.experiments.configuration import CLASSIFIER, DENOISER, PUBLISHED, ROBUST_CLASSIFIER, Configuration
 
 
@@ -94,27 +96,64 @@ def test_adversarial_training_is_published_too_and_its_adversaries_stay_near(sma
 
 @pytest.mark.peer
 @pytest.mark.usefixtures("one_torch_thread")
-def test_denoiser_resumes_and_is_published_in_diffusers_format(small, tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["denoiser", "flow"])
+def test_noisy_images_networks_resume_and_are_published_in_diffusers_format(name, small, tmp_path, monkeypatch):
     pytest.importorskip("diffusers")
-    from purimetry.experiments import cifar10_denoiser, publish
+    from purimetry.experiments import cifar10_unet, publish
 
-    monkeypatch.setattr(cifar10_denoiser, "SAVED", 2)
+    kind = import_module(f"purimetry.experiments.cifar10_{name}")
+    monkeypatch.setattr(cifar10_unet, "SAVED", 2)
     monkeypatch.setattr(publish, "TIMES", (10, 600))
-    settings = cifar10_denoiser.SETTINGS | {
+    monkeypatch.setattr(training, "TIMES", (10, 600))
+    settings = kind.SETTINGS | {
         "block_out_channels": (16, 16), "down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2,
     }
-    recipe = cifar10_denoiser.Recipe(steps=5, batch=4)
-    whole = cifar10_denoiser.train(small, recipe, tmp_path / "whole.pt", settings=settings)
+    recipe, folder = kind.RECIPE._replace(steps=5, batch=4), tmp_path / name
+    whole = cifar10_unet.train(small, recipe, kind.example, settings, tmp_path / "whole.pt")
+    checkpoint = tmp_path / f"{name}-training.pt"
     with pytest.raises(Stop):
-        cifar10_denoiser.train(small, recipe, tmp_path / "denoiser-training.pt", interrupted_at(0.6), settings)
-    card = publish.denoiser(small, tmp_path, recipe, settings)
+        cifar10_unet.train(small, recipe, kind.example, settings, checkpoint, interrupted_at(0.6))
+    card = getattr(publish, name)(small, tmp_path, recipe, settings)
 
-    arrays = weights.load_published(tmp_path / DENOISER / weights.DIFFUSERS)
+    arrays = weights.load_published(folder / weights.DIFFUSERS)
     for name, tensor in whole.state_dict().items():
         np.testing.assert_array_equal(arrays[name], tensor.numpy().astype(np.float16).astype(np.float32), err_msg=name)
-    assert card["trained_until"] == 250 and card["sha256"] == digest(arrays)
-    assert set(json.loads((tmp_path / DENOISER / "card.json").read_text())["noise_squared_error_by_t"]) == {"10", "600"}
-    assert pm.ddpm_unet(tmp_path / DENOISER)(jnp.asarray(small.test_images[0]), jnp.float32(10)).shape == (32, 32, 3)
+    assert weights.card(folder) == (kind.TRAINED_UNTIL, kind.PREDICTS) and card["sha256"] == digest(arrays)
+    assert set(json.loads((folder / "card.json").read_text())["noise_squared_error_by_t"]) == {"10", "600"}
+    assert pm.ddpm_unet(folder)(jnp.asarray(small.test_images[0]), jnp.float32(10)).shape == (32, 32, 3)
+
+
+def of_noise(x_t, time, noise):
+    """The image of x_t and the noise in it, by the schedule's closed form."""
+    kept = pm.linear().alpha_bar[1:][time.astype(int)][:, None, None, None] ** 0.5
+    return (x_t - (1 - kept**2) ** 0.5 * noise) / kept, noise
+
+
+def of_velocity(y, time, velocity):
+    """As `of_noise`, of y = (1 - t) x_0 + t z and z - x_0."""
+    t = time[:, None, None, None] / 999
+    return y - t * velocity, y + (1 - t) * velocity
+
+
+@pytest.mark.peer
+@pytest.mark.parametrize("name, apart, early", [
+    ("denoiser", of_noise, 250), ("flow", of_velocity, 999 * rectified_time(pm.linear().alpha_bar[150]))])
+def test_what_a_network_of_noisy_images_learns_from_tells_image_and_noise_apart(name, apart, early):
+    pytest.importorskip("diffusers")
+    import torch
+    from purimetry.experiments.cifar10_unet import Draw
+
+    kind = import_module(f"purimetry.experiments.cifar10_{name}")
+    images = np.random.default_rng(0).uniform(-1, 1, (7, 3, 4, 4)).astype(np.float32)
+    drawn = kind.example(torch.from_numpy(images), Draw(kind.RECIPE._replace(batch=2000), step=3))
+    x_t, time, said = (np.asarray(values, np.float64) for values in drawn)
+    x, noise = apart(x_t, time, said)
+    known = np.concatenate([images, images[..., ::-1]])
+    nearest = abs(x[:, None] - known).max((2, 3, 4)).min(1)
+    assert nearest[time < 600].max() < 1e-5  # float32, over at least a seventh that is left of the image
+    assert abs(noise.std() - 1) < 4 / (2 * noise.size) ** 0.5
+    expected = 0.8 + 0.2 * early / 1000
+    assert abs((time < early).mean() - expected) < 4 * (expected * (1 - expected) / len(time)) ** 0.5
 
 
 @pytest.mark.parametrize("path, file", [

@@ -153,19 +153,20 @@ def test_a_pipelines_scheduler_has_a_say(tmp_path):
         weights.ddpm_unet(folder)
 
 
-def test_a_card_says_until_when_a_denoiser_was_trained(tmp_path):
-    assert weights.trained_until(tmp_path) is None
+def test_a_card_says_until_when_a_network_was_trained_and_what_it_predicts(tmp_path):
+    assert weights.card(tmp_path) == (None, "noise")
     (tmp_path / "card.json").write_text('{"loss": 0.03}')
-    assert weights.trained_until(tmp_path) is None
-    (tmp_path / "card.json").write_text('{"trained_until": 250, "loss": 0.03}')
-    assert weights.trained_until(tmp_path) == 250
+    assert weights.card(tmp_path) == (None, "noise")
+    (tmp_path / "card.json").write_text('{"trained_until": 250, "loss": 0.03, "predicts": "velocity"}')
+    assert weights.card(tmp_path) == (250, "velocity")
 
 
-@pytest.mark.parametrize("text", ["{", "[250]", '{"trained_until": "250"}', '{"trained_until": 0}'])
+@pytest.mark.parametrize("text", [
+    "{", "[250]", '{"trained_until": "250"}', '{"trained_until": 0}', '{"predicts": "x0"}'])
 def test_a_card_that_says_nothing_of_the_kind_is_refused(text, tmp_path):
     (tmp_path / "card.json").write_text(text)
-    with pytest.raises(RecordError, match=r'card.json is not a card .*; expected {"trained_until": 250}'):
-        weights.trained_until(tmp_path)
+    with pytest.raises(RecordError, match=r'card.json is not a card .*; expected {"trained_until": 250'):
+        weights.card(tmp_path)
 
 
 @pytest.mark.parametrize("build, sides", [

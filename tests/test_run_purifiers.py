@@ -93,6 +93,24 @@ def test_a_given_denoisers_flow_needs_no_training(tmp_path, monkeypatch):
     assert '"velocity": "the denoiser\'s"' in (tmp_path / "out" / "run.json").read_text()
 
 
+def test_a_given_velocity_is_followed_beside_another_given_denoiser(tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(
+        "import jax.numpy as jnp\n"
+        "noise = lambda x, t: jnp.tanh(x)\n"
+        "velocity = lambda y, t: jnp.sin(y) + t / 999\n")
+    monkeypatch.setattr(models, "classifier", lambda *_: (None, "classifier's"))
+    told = dict(images=2, t_stars=(5,), denoiser=f"{tmp_path}/mine.py:noise", velocity=f"{tmp_path}/mine.py:velocity")
+    bench = Workbench(Configuration(out=tmp_path / "out", samplers=("flow", "ddim"), **told))
+    x, key = jnp.asarray(bench.images[0]), bench.keys()[0]
+    alone = pm.flow(lambda y, t: jnp.sin(y) + t / 999, rectified_time(SCHEDULE.alpha_bar[5]), 5)
+    np.testing.assert_allclose(bench.purifier(Cell("flow", 5))(x, key), alone(x, key), atol=1e-6)  # float32
+    weights = bench.mean("rates", "rate", np.arange(2.0), "ratio", {}).run["weights_sha256"]
+    assert len({weights["denoiser"], weights["velocity"]}) == 2
+    assert bench.networks.determinants["velocity"]["sha256"] == weights["velocity"]
+    with pytest.raises(ValueError, match="--velocity is of --samplers flow, got ddim; name it"):
+        Workbench(Configuration(out=tmp_path / "other", samplers=("ddim",), **told))
+
+
 def bench_of(*kinds):
     configuration = SimpleNamespace(samplers=kinds, t_stars=(2, 5), respaced=100)
     cells = [Cell(kind, 5) for kind in kinds]
