@@ -36,7 +36,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files first, so that no process works through one alone at the end."""
-    longest = ("test_experiments.py", "test_resume.py", "test_attacks.py", "test_structure.py")
+    longest = ("test_experiments.py", "test_resume.py", "test_structure.py", "test_attacks.py")
     items.sort(key=lambda item: longest.index(item.path.name) if item.path.name in longest else len(longest))
 
 
