@@ -51,8 +51,8 @@ class Networks:
 
     @property
     def has_denoiser(self) -> bool:
-        """Whether a purifier of the run asks for a noise predictor."""
-        return bool(self.configuration.samplers)
+        """Whether a purifier of the run asks for a noise predictor, or one was given."""
+        return "denoiser" in self.given or _asks_for_noise(self.configuration)
 
     @property
     def has_velocity(self) -> bool:
@@ -139,12 +139,16 @@ def _read(c: Configuration, dataset: Dataset) -> dict[str, Given]:
             architectures.check_denoiser(given[name], dataset, option)
             own.check_precision(given[name], c.precision)
     needed = {"classifier": "give --classifier ARCHITECTURE:FILE"}
-    if c.samplers:
+    if _asks_for_noise(c):
         needed["denoiser"] = "give --denoiser ARCHITECTURE:PATH"
     if lacking := [name for name in needed if name not in given and not len(dataset.train_images)]:
         raise DataError(f"{dataset.name} has no images to train a {' or a '.join(lacking)} on; "
                         f"{', and '.join(needed[name] for name in lacking)}")
     return given
+
+
+def _asks_for_noise(c: Configuration) -> bool:
+    return bool(set(c.samplers) - set(OF_VELOCITY if c.velocity else ()))
 
 
 def _one(option: str, told: str, importer: Callable[[str], Given], dataset: Dataset, *more) -> Given:

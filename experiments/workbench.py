@@ -137,7 +137,10 @@ class Workbench:
     @property
     def denoiser(self) -> NoisePredictor:
         """The noise predictor, in the run's precision; Unmet where no purifier of the run asks for one."""
-        return self.grid and self.networks.denoiser
+        if self.grid and not self.networks.has_denoiser:
+            raise Unmet("this experiment takes a noise predictor, and --samplers names only flow, along --velocity; "
+                        "name ddpm as well, for example")
+        return self.networks.denoiser
 
     @property
     def training(self) -> tuple:

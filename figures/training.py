@@ -27,9 +27,9 @@ LINES = (
 
 @style.applied()
 def draw(folder: Path) -> Figure | None:
-    """The figure of a run's `training` records; None where the run has no noise predictor."""
+    """The figure of a run's `training` records; None where the run has neither noise predictor nor velocity."""
     records = read_records(folder, "training")
-    if not select(records, "noise_prediction_error"):
+    if not any(select(records, quantity) for quantity, *_ in LINES):
         return None
     figure = style.new_figure(2.4, width=3.5)
     axis = figure.subplots()
