@@ -88,7 +88,7 @@ _HOME = {
     "compression.torch_models": ("torch_classifier", "torch_denoiser", "torch_purifier"),
     "compression.trajectories": ("distances_along", "trajectory"),
     "compression.variance": ("mean_over_pairs", "stochasticity"),
-    "compression.weights": ("ddpm_unet", "load_published"),
+    "compression.weights": ("ddpm_unet", "load_published", "velocity_unet"),
     "experiments.models": ("trained",),
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names}

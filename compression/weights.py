@@ -116,8 +116,8 @@ def _load_torch(path: Path) -> dict[str, np.ndarray]:
     return {name: (found.float() if found.is_floating_point() else found).numpy() for name, found in tensors.items()}
 
 
-PREDICTIONS = ("noise", "velocity")
-"""What a network of noisy images may predict."""
+READ_BY = {"noise": "--denoiser, pm.ddpm_unet", "velocity": "--velocity, pm.velocity_unet"}
+"""What a network of noisy images may predict, and where it is taken."""
 
 LINEAR = {"beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02, "num_train_timesteps": 1000,
           "trained_betas": None}
@@ -132,15 +132,31 @@ def ddpm_unet(folder: Path | str) -> Network:
     x_t is in [-1, 1] and t the network's time 0..999, so `diffusion` takes it with a schedule of the same noise:
     `linear()` for Ho et al.'s.
     Raises RecordError for a file that cannot be read, ValueError for settings that are not supported, weights of
-    another network, or a pipeline's `scheduler` beside the folder that says that the network predicts something else
-    than noise. Of another schedule than `linear()` there it warns.
+    another network, or a card in the folder, or a pipeline's `scheduler` beside it, that says that the network predicts
+    something else than noise. Of another schedule than `linear()` there it warns.
     """
     folder = Path(folder)
     if other := other_schedule(folder):
         warnings.warn(f"the pipeline of {folder} has another schedule than linear(), {other}; sample with the same, by "
                       "pm.linear, pm.cosine or pm.from_betas", stacklevel=2)
-    path = folder / DIFFUSERS
-    return unet.ddpm_unet(_config(folder), load_published(path if path.exists() else path.with_suffix(".bin")))
+    return _unet(folder, "noise")
+
+
+def velocity_unet(folder: Path | str) -> Network:
+    """The velocity of rectified flow of a folder in diffusers' format, as `ddpm_unet` reads a noise predictor.
+
+    It says z - x_0 at (1 - t) x_0 + t z, x_0 in [-1, 1], and is told 999 t, so `flow` takes it. Raises as `ddpm_unet`,
+    and ValueError for a card that says noise.
+    """
+    return _unet(Path(folder), "velocity")
+
+
+def _unet(folder: Path, expected: str) -> Network:
+    path, config, told = folder / DIFFUSERS, _config(folder), card(folder).predicts
+    if told not in (None, expected):
+        raise ValueError(f"the card in {folder} says that the network predicts {told}, expected {expected}; give it to "
+                         f"{READ_BY[told]}")
+    return unet.ddpm_unet(config, load_published(path if path.exists() else path.with_suffix(".bin")))
 
 
 def other_schedule(folder: Path | str) -> dict[str, Any]:
@@ -169,12 +185,13 @@ def _config(folder: Path) -> dict:
 class Card(NamedTuple):
     """What a network of noisy images is for, as `card.json` in its folder says.
 
-    trained_until: the last step t of 1000 that its training was about; None is all of the process.
-    predicts: the noise, or the velocity of rectified flow.
+    trained_until: the last step t of 1000 that its training was about, of a velocity the linear schedule's t of as
+        much noise; None is all of the process.
+    predicts: noise, or the velocity of rectified flow; None is not told.
     """
 
     trained_until: int | None = None
-    predicts: str = "noise"
+    predicts: str | None = None
 
 
 def card(folder: Path | str) -> Card:
@@ -188,15 +205,14 @@ def card(folder: Path | str) -> Card:
         found = Card(**{name: value for name, value in told.items() if name in Card._fields})
         if found.trained_until is not None and (type(found.trained_until) is not int or found.trained_until < 1):
             raise ValueError(f"trained_until is {found.trained_until!r}")
-        if found.predicts not in PREDICTIONS:
+        if found.predicts not in (None, *READ_BY):
             raise ValueError(f"predicts is {found.predicts!r}")
     except (OSError, ValueError, AttributeError) as error:
         raise RecordError(
             f'{path} is not a card ({error}); expected {{"trained_until": 250, "predicts": "noise"}} with a step of '
-            f"the schedule and one of {', '.join(PREDICTIONS)}"
+            f"the schedule and one of {', '.join(READ_BY)}"
         ) from error
     return found
-    return until
 
 
 def fingerprint(*determinants: Any) -> str:

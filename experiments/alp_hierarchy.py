@@ -54,7 +54,7 @@ from .pieces import Piece
 from .progress import bar
 from .robust_accuracy import converged
 from .verdicts import interval
-from .workbench import Workbench, each
+from .workbench import Unmet, Workbench, each
 
 DEFENCES = ("undefended", "alp", "trained", "alp+trained")
 """The document's rows, in its order."""
@@ -162,7 +162,12 @@ def speedups(bench: Workbench) -> dict[tuple[str, str], Interval]:
 
 
 def pieces(bench: Workbench) -> list[Piece]:
-    """Each attack on each defence. Latencies are left to `run`, which has the machine to itself."""
+    """Each attack on each defence. Latencies are left to `run`, which has the machine to itself.
+
+    Unmet where there is no noise predictor, beside which ALP is timed.
+    """
+    if not bench.networks.has_denoiser:
+        raise Unmet("ALP is timed beside DDPM, whose noise predictor no --samplers of this run ask for; add ddpm")
     return [Piece((name, known), DRAWS if "alp" in name else 1, partial(attacked, bench, name, eps, known))
             for name in DEFENCES for eps in budgets(bench) for known in _known(name)]
 

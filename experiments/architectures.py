@@ -21,7 +21,7 @@ class Given(NamedTuple):
     """A network that was read: its architecture's name, itself, its weights' SHA-256, and sides of images it is for.
 
     sides: in pixels; None is any that the architecture admits.
-    trained_until: the last step of 1000 that a noise predictor's training was about; None is all.
+    trained_until: the last step of 1000 that the training of a network of noisy images was about; None is all.
     """
 
     architecture: str
@@ -72,43 +72,51 @@ def classifier(given: str, option: str = "--classifier") -> Given:
     return Given(name, _of(option, given, CLASSIFIERS[name].read, arrays), digest(arrays), CLASSIFIERS[name].sides)
 
 
-def _diffusers(option: str, given: str, path: Path) -> Given:
-    card = weights.card(path)
-    if card.predicts != PREDICTED[option]:
-        raise ValueError(f"{option} {given}: its card says that it predicts {card.predicts}, expected "
-                         f"{PREDICTED[option]}; give it to {_taking(card.predicts)}")
-    if other := _of(option, given, weights.other_schedule, path):
-        raise ValueError(f"{option} {given}: its pipeline has another schedule than the linear one that runs sample "
+def _noise_of_diffusers(given: str, path: Path) -> Given:
+    if other := _of("--denoiser", given, weights.other_schedule, path):
+        raise ValueError(f"--denoiser {given}: its pipeline has another schedule than the linear one that runs sample "
                          f"with, {other}; use it in a script")
-    network = _of(option, given, weights.ddpm_unet, path)
+    return _diffusers(_of("--denoiser", given, weights.ddpm_unet, path), path)
+
+
+def _velocity_of_diffusers(given: str, path: Path) -> Given:
+    return _diffusers(_of("--velocity", given, weights.velocity_unet, path), path)
+
+
+def _diffusers(network: Network, path: Path) -> Given:
     side = json.loads((path / "config.json").read_text()).get("sample_size")
     sha256 = digest({str(i): np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(network))})
     sides = range(side, side + 1) if isinstance(side, int) else None
-    return Given("diffusers", network, sha256, sides, card.trained_until)
+    return Given("diffusers", network, sha256, sides, weights.card(path).trained_until)
 
 
-def _taking(predicts: str) -> str:
-    return next(option for option, predicted in PREDICTED.items() if predicted == predicts)
-
-
-def _guided(option: str, given: str, path: Path) -> Given:
+def _guided(given: str, path: Path) -> Given:
     arrays = weights.load_published(path)
-    return Given("guided", _of(option, given, guided_unet.of_file, arrays), digest(arrays), None)
+    return Given("guided", _of("--denoiser", given, guided_unet.of_file, arrays), digest(arrays), None)
 
 
-PREDICTED = {"--denoiser": "noise", "--velocity": "velocity"}
-"""What the network of an option predicts in noisy images."""
-
-DENOISERS: dict[str, Callable[[str, str, Path], Given]] = {"diffusers": _diffusers, "guided": _guided}
+DENOISERS: dict[str, Callable[[str, Path], Given]] = {"diffusers": _noise_of_diffusers, "guided": _guided}
 """By name: a folder of diffusers' UNet2DModel, a state dict of guided diffusion's UNet without classes."""
 
+VELOCITIES: dict[str, Callable[[str, Path], Given]] = {"diffusers": _velocity_of_diffusers}
+"""As DENOISERS, of networks that predict the velocity of rectified flow."""
 
-def denoiser(given: str, option: str = "--denoiser") -> Given:
-    """The noise predictor, or velocity, of ARCHITECTURE:PATH, or of a FOLDER in diffusers' format; as `classifier`."""
+
+def denoiser(given: str) -> Given:
+    """The noise predictor of ARCHITECTURE:PATH, or of a FOLDER in diffusers' format; as `classifier`."""
+    return _predictor("--denoiser", given, DENOISERS)
+
+
+def velocity(given: str) -> Given:
+    """The velocity of rectified flow, as `denoiser`."""
+    return _predictor("--velocity", given, VELOCITIES)
+
+
+def _predictor(option: str, given: str, known: Mapping[str, Callable[[str, Path], Given]]) -> Given:
     if Path(given).is_dir():
         given = f"diffusers:{given}"
-    name, path = named(option, given, DENOISERS)
-    return DENOISERS[name](option, given, path)
+    name, path = named(option, given, known)
+    return known[name](given, path)
 
 
 def named(option: str, given: str, known: Mapping) -> tuple[str, Path]:
@@ -156,12 +164,12 @@ def check_classifier(
                         "images, or write labels.csv with each file's number")
 
 
-def check_denoiser(given: Given, dataset: Dataset, option: str = "--denoiser") -> None:
+def check_predictor(given: Given, dataset: Dataset, option: str = "--denoiser") -> None:
     """Raise, without compiling anything, unless the network takes these noisy images and gives as large ones."""
     shape = _output(option, given, dataset.shape, jnp.float32(1))
     if shape != dataset.shape:
         raise DataError(f"{option}: this {given.architecture} gives {shape} for images of {dataset.shape}; give a "
-                        f"predictor of {PREDICTED[option]} of as many channels")
+                        "network with as many output channels as the images have")
 
 
 def _output(option: str, given: Given, shape: tuple[int, int, int], *inputs) -> tuple[int, ...]:

@@ -174,7 +174,7 @@ def pieces(bench: Workbench) -> list[Piece]:
     """Each attack on each defence, ours and theirs; Unmet where AutoAttack would have no PyTorch twin to attack."""
     if bench.networks.given or bench.middle_cells[0].sampler not in SAMPLERS:
         raise Unmet("AutoAttack attacks PyTorch twins, which there are of the networks trained here behind "
-                    f"{', '.join(SAMPLERS)}; take digits, and leave --classifier and --denoiser out")
+                    f"{', '.join(SAMPLERS)}; take digits, and leave --classifier, --denoiser and --velocity out")
     return [
         Piece(name, 1, partial(side, bench, name, eps, attack))
         for name in defences(bench) for eps in _eps(bench, name) for attack in (*ATTACKS, ALL) for side in _sides()

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from ..compression import schedules
+from ..compression.weights import ddpm_unet
 from .cifar10_unet import Draw, Recipe
 
 SETTINGS = {
@@ -17,8 +18,8 @@ SETTINGS = {
 }
 """Of the UNet2DModel; without attention but in the middle."""
 
-PROCESS, PREDICTS = "linear schedule 1e-4..0.02, T = 1000", "noise"
-"""What it is made for, and what it learns to say."""
+PROCESS, PREDICTS, READ = "linear schedule 1e-4..0.02, T = 1000", "noise", ddpm_unet
+"""What it is made for, what it learns to say, and what reads it."""
 
 TRAINED_UNTIL = 250
 """The step t of 1000 below which four of five training times lie."""

@@ -4,6 +4,7 @@ Channels last, for the reason that `cifar10_classifier` gives. A training that w
 that was saved, with the bits of one that was not.
 """
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -14,13 +15,20 @@ from diffusers import UNet2DModel
 from torch.nn import functional as F
 
 from ..compression.data.dataset import Dataset
+from ..compression.records import RecordError, write_atomic
+
+ROUNDED = {"bfloat16": True, "float32": False}
+"""Precisions, and whether matrix products and convolutions are rounded in them."""
 
 SAVED = 100
 """Steps between saved states."""
 
 
 class Recipe(NamedTuple):
-    """What determines the training besides data; AdamW with a cosine decay, and a moving average of the weights."""
+    """What determines the training besides data; AdamW with a cosine decay, and a moving average of the weights.
+
+    precision: one of ROUNDED.
+    """
 
     steps: int
     batch: int
@@ -60,8 +68,8 @@ def train(
 ) -> UNet2DModel:
     """The trained network, with its averaged weights.
 
-    settings: of the network. checkpoint: file of the state from which an interrupted training resumes.
-    on_step: told the fraction done and the loss of each step.
+    settings: of the network. checkpoint: file of the state from which an interrupted training resumes; RecordError
+    where it is another training's. on_step: told the fraction done and the loss of each step.
     """
     torch.manual_seed(recipe.seed)
     images = torch.from_numpy(2 * np.asarray(dataset.train_images) - 1).permute(0, 3, 1, 2)
@@ -69,15 +77,18 @@ def train(
     optimiser = torch.optim.AdamW(model.parameters(), recipe.rate)
     decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, recipe.steps)
     average = {name: value.clone() for name, value in model.state_dict().items()}
-    first = 0
+    first, made_from = 0, repr((recipe, example.__module__, settings, dataset.fingerprint))
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
+        if state.get("made_from") != made_from:
+            raise RecordError(f"{checkpoint} is of another training, of {state.get('made_from')}; remove it, or choose "
+                              "another --out")
         for part in (model, optimiser, decay):
             part.load_state_dict(state[type(part).__name__])
         average, first = state["average"], state["step"]
     for step in range(first, recipe.steps):
         x_t, time, wanted = example(images, Draw(recipe, step))
-        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bfloat16"):
+        with torch.autocast("cpu", torch.bfloat16, enabled=ROUNDED[recipe.precision]):
             said = model(x_t.contiguous(memory_format=torch.channels_last), time).sample
         loss = F.mse_loss(said.float(), wanted)
         optimiser.zero_grad()
@@ -87,9 +98,10 @@ def train(
         for name, value in model.state_dict().items():
             average[name].lerp_(value, 1 - recipe.average)
         if (step + 1) % SAVED == 0:
-            checkpoint.parent.mkdir(parents=True, exist_ok=True)
             parts = {type(part).__name__: part.state_dict() for part in (model, optimiser, decay)}
-            torch.save({**parts, "average": average, "step": step + 1}, checkpoint)
+            written = io.BytesIO()
+            torch.save({**parts, "average": average, "step": step + 1, "made_from": made_from}, written)
+            write_atomic(checkpoint, written.getvalue())
         on_step((step + 1) / recipe.steps, f"loss {loss.item():.4f}")
     model.load_state_dict(average)
     return model.eval()

@@ -15,7 +15,7 @@ from . import hosts, progress
 from .configuration import Configuration, default_data, quick
 
 EXPERIMENTS = {
-    "training": "clean accuracy of the classifier, denoising error of the noise predictor",
+    "training": "clean accuracy of the classifier, denoising error of noise predictor and flow",
     "rates": "expected compression rates by sampler, t*, eps and seed (Tables 2, 5, 6)",
     "minimum_perturbation": "minimum perturbations at clean images and anchors (Figs. 3b, S1)",
     "preflight": "checks of defence, gradient and attack before a robust accuracy is believed",

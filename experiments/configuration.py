@@ -116,7 +116,7 @@ class Configuration:
     """Images in one compiled call, on each device, or fewer where an experiment takes fewer (64, or as many of a large
     image as the device's memory holds, unless told)."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Arithmetic of the denoiser; the sampler around it and the classifier are float32 always."""
+    """Arithmetic of the denoiser and of the velocity; the sampler around it and the classifier are float32 always."""
     dataset: str = "digits"
     """Images to measure on: digits, cifar10 or cifar100 (`purimetry data` gets CIFAR), or the path of one's own: a
     folder with a folder a class or labels.csv, or a file .npz of images and labels."""
@@ -131,8 +131,8 @@ class Configuration:
     """Seed of a random choice of the test images; the first ones unless told, of one's own seed 0."""
     samplers: tuple[Literal["ddpm", "reverse", "ddim", "sde", "ode", "one_step", "dpm", "flow"], ...] | None = None
     """Samplers of the diffusion purifier (ddpm reverse ddim unless told, none beside --purifiers); dpm is DPM-Solver++
-    in 20 steps, flow a rectified flow of as much noise, along --velocity, or one that is trained as the denoiser
-    is, or where that is given its own."""
+    in 20 steps, flow a rectified flow of as much noise: along --velocity; else along the velocity of a given
+    --denoiser; else along one that is trained as the denoiser is."""
     purifiers: tuple[str, ...] = ()
     """Purifiers of one's own, FILE.py:NAME each: the file is run, and NAME is a function of an image and a key to an
     image, or one of PyTorch behind pm.torch_purifier. They are measured beside the --samplers that are told."""
@@ -181,8 +181,9 @@ class Configuration:
     google/ddpm-cifar10-32, or guided:FILE of guided diffusion's UNet (a state dict). Or FILE.py:NAME, a function of
     (x_t, t), with x_t in the diffusion's range and t of 1000, to the noise in it."""
     velocity: str | None = None
-    """Velocity z - x_0 of the sampler flow from files, as the denoiser: of ((1 - t) x_0 + t z, 999 t). CIFAR-10's that
-    comes with Purimetry lies in compression/published/cifar10/flow."""
+    """Velocity of the sampler flow from a file: diffusers:FOLDER (or FOLDER alone) of a UNet2DModel, or FILE.py:NAME, a
+    function of ((1 - t) x_0 + t z, 999 t), with x_0 in [-1, 1], to z - x_0. Of CIFAR-10, published is the one that
+    comes with Purimetry."""
     robust_classifier: str | None = None
     """As --classifier: the adversarially trained one, of the experiments that compare with it."""
     note: str = ""
@@ -215,6 +216,8 @@ class Configuration:
         own = {name: value for name, value in OWN.get(self.dataset, IMAGENET).items() if getattr(self, name) is None}
         if self.dataset == "cifar10" and self.resnet20 and not self.classifier:
             own["classifier"] = f"resnet20:{self.resnet20}"
+        if self.dataset == "cifar10" and self.velocity == "published":
+            own["velocity"] = f"diffusers:{PUBLISHED / FLOW}"
         if self.training.robust_eps is None:
             own["training"] = replace(self.training, robust_eps=ROBUST_EPS.get(self.dataset, 8 / 255))
         if "eps_max" in own:  # for a rate may be above 1

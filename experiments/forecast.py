@@ -1,8 +1,8 @@
 """How long a run will take, said before it starts.
 
 An experiment that takes long has a function `passes`, which says through what an image has to go in it. One shard of
-images is timed in the classifier, in one diffusion purifier and in each of one's own, forward and with a gradient, and
-the rest is multiplication.
+images is timed in the classifier, in a diffusion purifier of each network and in each of one's own, forward and with a
+gradient, and the rest is multiplication.
 """
 
 import time
@@ -27,7 +27,8 @@ REPEATS = 3
 class Speed(NamedTuple):
     """Seconds of one image, each of an evaluation, and of an evaluation and its gradient.
 
-    bare: of the classifier. step: more for each step of a diffusion purifier. own: more for one's own purifiers.
+    bare: of the classifier. step: more for each step of a diffusion purifier, of the dearest network.
+    own: more for one's own purifiers.
     t_star: steps at which they were timed, 0 where no diffusion purifier was. n: images that were timed together.
     """
 
@@ -79,16 +80,20 @@ def _said(speed: Speed) -> str:
 
 
 def measure(bench: Workbench) -> Speed:
-    """Time one shard in the bare classifier, the diffusion purifier of fewest steps and one's own, when compiled."""
+    """Time one shard in the bare classifier, in each network's diffusion purifier of fewest steps and in one's own.
+
+    Compiled before.
+    """
     n = min(shard_size(bench.images), len(bench.images))
     both = lambda cell: np.array([_seconds(function, bench, cell, n) / n for function in
                                   (_margin, jax.grad(_margin, argnums=2))])
     bare = both(BARE)
     more = lambda cell: tuple(np.maximum(both(cell) - bare, 0) / max(cell.t_star, 1))
-    shortest = min((cell for cell in bench.cells if cell.t_star), key=lambda cell: cell.t_star, default=None)
+    grid = sorted((cell for cell in bench.cells if cell.t_star), key=lambda cell: -cell.t_star)
+    shortest = {bench.networks.predictor(cell.sampler): cell for cell in grid}.values()
     own = {cell: more(cell) for cell in bench.cells if not cell.t_star}
-    step, t_star = (more(shortest), shortest.t_star) if shortest else ((0.0, 0.0), 0)
-    return Speed(tuple(bare), step, own, t_star, n)
+    step = np.max([(0.0, 0.0), *map(more, shortest)], axis=0)
+    return Speed(tuple(bare), tuple(step), own, min((cell.t_star for cell in shortest), default=0), n)
 
 
 def _seconds(function: Callable, bench: Workbench, cell: Cell, n: int) -> float:

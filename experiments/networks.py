@@ -51,8 +51,8 @@ class Networks:
 
     @property
     def has_denoiser(self) -> bool:
-        """Whether a purifier of the run asks for a noise predictor, or one was given."""
-        return "denoiser" in self.given or _asks_for_noise(self.configuration)
+        """Whether a purifier of the run asks for a noise predictor; a flow along its own velocity does not."""
+        return _asks_for_noise(self.configuration)
 
     @property
     def has_velocity(self) -> bool:
@@ -131,16 +131,18 @@ def _read(c: Configuration, dataset: Dataset) -> dict[str, Given]:
                 with own.named(f"{option} {told}"):
                     check_classifier(given[name].network, dataset.test_images[:2])
     if c.velocity is not None and not set(OF_VELOCITY) & set(c.samplers):
-        raise ValueError(f"--velocity is of --samplers {' or '.join(OF_VELOCITY)}, got {' '.join(c.samplers)}; name it")
+        raise ValueError(f"--velocity is what --samplers {' and '.join(OF_VELOCITY)} follows, got --samplers "
+                         f"{' '.join(c.samplers) or 'none'}; add it, or leave --velocity out")
     for name in ("denoiser", "velocity"):
         if (told := getattr(c, name)) is not None:
             option = f"--{name}"
-            given[name] = _one(option, told, partial(architectures.denoiser, option=option), dataset, np.float32(1))
-            architectures.check_denoiser(given[name], dataset, option)
-            own.check_precision(given[name], c.precision)
+            given[name] = _one(option, told, getattr(architectures, name), dataset, np.float32(1))
+            architectures.check_predictor(given[name], dataset, option)
+            own.check_precision(option, given[name], c.precision)
     needed = {"classifier": "give --classifier ARCHITECTURE:FILE"}
     if _asks_for_noise(c):
-        needed["denoiser"] = "give --denoiser ARCHITECTURE:PATH"
+        alone = set(c.samplers) <= set(OF_VELOCITY)
+        needed["denoiser"] = f"give --denoiser ARCHITECTURE:PATH{' or a --velocity' * alone}"
     if lacking := [name for name in needed if name not in given and not len(dataset.train_images)]:
         raise DataError(f"{dataset.name} has no images to train a {' or a '.join(lacking)} on; "
                         f"{', and '.join(needed[name] for name in lacking)}")
@@ -148,7 +150,7 @@ def _read(c: Configuration, dataset: Dataset) -> dict[str, Given]:
 
 
 def _asks_for_noise(c: Configuration) -> bool:
-    return bool(set(c.samplers) - set(OF_VELOCITY if c.velocity else ()))
+    return bool(set(c.samplers) - set(OF_VELOCITY if c.velocity is not None else ()))
 
 
 def _one(option: str, told: str, importer: Callable[[str], Given], dataset: Dataset, *more) -> Given:

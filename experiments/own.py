@@ -99,11 +99,11 @@ def own(option: str, given: str) -> Own:
     return Own(name, function, path.resolve(), source)
 
 
-def check_precision(denoiser: Given, precision: str) -> None:
-    """Raise unless the network of noisy images has weights that can be rounded, where the run rounds them."""
-    if precision != "float32" and not jax.tree.leaves(denoiser.network):
-        raise ValueError(f"--precision {precision} rounds weights, and {denoiser.architecture} shows none; give a "
-                         "network of pm.pure, round inside the function, or leave the option out")
+def check_precision(option: str, given: Given, precision: str) -> None:
+    """Raise unless the network of noisy images that an option names has weights to round, where the run rounds them."""
+    if precision != "float32" and not jax.tree.leaves(given.network):
+        raise ValueError(f"--precision {precision} rounds weights, and {option} {given.architecture} shows none; give "
+                         "a network of pm.pure, round inside the function, or leave the option out")
 
 
 @cache

@@ -95,7 +95,7 @@ def _unet(name, folder, dataset, kind, recipe, settings, errors) -> dict:
                      "loss": f"squared error of the {kind.PREDICTS}", "augmentation": "mirrored",
                      "times": f"80 % with less noise than t = {kind.TRAINED_UNTIL} of 1000, 20 % any"},
         "command": f"purimetry train {name}",
-    } | unet_quality(weights.ddpm_unet(folder), dataset, errors)
+    } | unet_quality(kind.READ(folder), dataset, errors)
     return write_card(folder, weights.load_published(folder / weights.DIFFUSERS), dataset, card)
 
 
@@ -115,7 +115,7 @@ def robust_quality(network: Network, dataset: Dataset, eps: float) -> dict:
     return {"robust_accuracy_percent": _mean(100.0 * (found.broken_at < 0)), "attacked_images": len(images), "eps": eps}
 
 
-def unet_quality(network: Network, dataset: Dataset, errors: Callable = noise_errors) -> dict:
+def unet_quality(network: Network, dataset: Dataset, errors: Callable) -> dict:
     """Mean squared error of the predicted noise by t of 1000, each with its standard error over test images."""
     images = dataset.test_images[:TESTED]
     found = errors(network, images, jax.random.split(jax.random.key(0), len(images)))

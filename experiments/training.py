@@ -1,4 +1,4 @@
-"""The networks of the run: clean accuracy of the classifier, denoising error of the noise predictor by t.
+"""The networks of the run: clean accuracy of the classifier, denoising error of noise predictor and flow by t.
 
 Command: purimetry run training
 Time: about 100 s on 2 cores of an AMD EPYC, once; later runs load the weights.
@@ -22,10 +22,10 @@ from .pieces import Piece
 from .workbench import Workbench
 
 TESTED = 512
-"""Test images, the first ones, on which the denoiser is tested at most."""
+"""Test images, the first ones, on which networks of noisy images are tested at most."""
 
 TIMES = (10, 20, 50, 100, 150, 300, 600)
-"""Steps of 1000 at which the denoiser is tested."""
+"""Steps of 1000 at which they are tested, a flow where as much of the image is left."""
 
 
 def pieces(bench: Workbench) -> list[Piece]:

@@ -139,7 +139,7 @@ class Workbench:
         """The noise predictor, in the run's precision; Unmet where no purifier of the run asks for one."""
         if self.grid and not self.networks.has_denoiser:
             raise Unmet("this experiment takes a noise predictor, and --samplers names only flow, along --velocity; "
-                        "name ddpm as well, for example")
+                        "add ddpm, for example, and --denoiser where there is nothing to train one on")
         return self.networks.denoiser
 
     @property
@@ -211,8 +211,8 @@ class Workbench:
     def pieces(self, cells: list[Cell], measure: Callable) -> list[Piece]:
         """`measure(bench, cell)`, an iterator of measurements, for each cell as work for any process.
 
-        Diffusion purifiers of one t* cost as many steps, and share their programs; with large images, whose measurement
-        takes much longer than compiling, it counts more that processes end together.
+        Diffusion purifiers of one t* cost as many steps, and those of one network share their programs; with large
+        images, whose measurement takes much longer than compiling, it counts more that processes end together.
         """
         return [Piece(cell.t_star if cell.t_star and not self.large else cell, 1 + cell.t_star,
                       partial(_exhaust, measure, self, cell)) for cell in cells]

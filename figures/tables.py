@@ -12,7 +12,7 @@ Run = dict[str, list[Measurement]]
 
 
 def training(run: Run) -> list[Table]:
-    """Quality of the two networks."""
+    """Quality of the networks."""
     records = run["training"]
     clean, errors = get(records, "clean_accuracy"), select(records, "noise_prediction_error")
     rows = [{"network": "classifier", "quantity": "clean accuracy (%)", "ours": number(clean)}]

@@ -13,9 +13,8 @@ __all__ = ["TITLE", "CAPTION", "draw", "tables"]
 
 TITLE = "The networks"
 CAPTION = (
-    "Mean squared error of the predicted noise at test images, by step of the 1000-step schedule, of a rectified flow "
-    "where as much of the image is left "
-    "(1 would be no prediction at all), with 95 % intervals over images."
+    "Mean squared error of the predicted noise at test images (1 would be no prediction at all) by step of the "
+    "1000-step schedule, a rectified flow's where it leaves as much of the image, with 95 % intervals over images."
 )
 
 LINES = (
@@ -36,7 +35,7 @@ def draw(folder: Path) -> Figure | None:
     for quantity, colour, marker, name in LINES:
         if shown := select(records, quantity):
             axis.errorbar(*line(shown, "t"), color=colour, marker=marker, label=name)
-    if select(records, LINES[1][0]):
+    if select(records, "flow_prediction_error"):
         axis.legend(loc="lower left")
     axis.set(xscale="log", yscale="log", xlabel="time t (steps of 1000)", ylabel="noise error (mean squared)")
     clean = get(records, "clean_accuracy")

@@ -123,11 +123,11 @@ def test_a_noise_predictor_of_diffusers_is_for_images_of_its_own_size(tmp_path):
     alone, named = architectures.denoiser(str(folder)), architectures.denoiser(f"diffusers:{folder}")
     assert alone.determinants == named.determinants and alone.architecture == "diffusers"
     images = lambda side, channels=3: only_test("x", np.zeros((2, side, side, channels), np.float32), [0, 1])
-    architectures.check_denoiser(alone, images(8))
+    architectures.check_predictor(alone, images(8))
     with pytest.raises(DataError, match="images have 16x16 pixels, but diffusers is for sides of 8; choose another"):
-        architectures.check_denoiser(alone, images(16))
+        architectures.check_predictor(alone, images(16))
     with pytest.raises(DataError, match=r"this diffusers does not take images of \(8, 8, 1\)"):
-        architectures.check_denoiser(alone, images(8, 1))
+        architectures.check_predictor(alone, images(8, 1))
 
 
 def test_a_pipeline_of_another_schedule_is_not_run_on_the_linear_one(tmp_path):
@@ -140,21 +140,25 @@ def test_a_pipeline_of_another_schedule_is_not_run_on_the_linear_one(tmp_path):
 
 def test_a_velocity_is_not_taken_for_noise(tmp_path):
     folder = diffusers_folder(tmp_path / "unet")
-    with pytest.raises(ValueError, match="--velocity .*its card says that it predicts noise, expected velocity; give"):
-        architectures.denoiser(str(folder), "--velocity")
+    assert architectures.velocity(str(folder)).sha256 == architectures.denoiser(str(folder)).sha256  # no card, no word
     (folder / "card.json").write_text('{"predicts": "velocity", "trained_until": 150}')
-    assert architectures.denoiser(str(folder), "--velocity").trained_until == 150
+    assert architectures.velocity(f"diffusers:{folder}").trained_until == 150
     with pytest.raises(ValueError, match="--denoiser .* predicts velocity, expected noise; give it to --velocity"):
         architectures.denoiser(str(folder))
+    (folder / "card.json").write_text('{"predicts": "noise"}')
+    with pytest.raises(ValueError, match="--velocity .* predicts noise, expected velocity; give it to --denoiser"):
+        architectures.velocity(str(folder))
+    with pytest.raises(ValueError, match="expected ARCHITECTURE:PATH with one of diffusers"):
+        architectures.velocity("guided:256x256_diffusion_uncond.pt")
 
 
 def test_a_guided_unet_refuses_sides_that_it_cannot_halve(tmp_path):
     file = saved(tmp_path / "w.safetensors", partial(guided_unet.GuidedUNet, **NARROW))
     given = architectures.denoiser(f"guided:{file}")
     images = lambda side: only_test("x", np.zeros((2, side, side, 3), np.float32), [0, 1])
-    architectures.check_denoiser(given, images(6))
+    architectures.check_predictor(given, images(6))
     with pytest.raises(DataError, match=r"this guided does not take images of \(7, 7, 3\) \(image sides must be div"):
-        architectures.check_denoiser(given, images(7))
+        architectures.check_predictor(given, images(7))
 
 
 @pytest.mark.parametrize("read, given, error, message", [

@@ -163,9 +163,10 @@ def test_a_noise_predictor_of_ones_own_is_sampled_with(mine, tmp_path):
     x, key = jnp.asarray(found.images[0]), found.keys()[0]
     alone = pm.diffusion(lambda x_t, t: jnp.tanh(x_t) + t / 500, pm.ddim(pm.respaced(pm.linear(), 100), 2))
     np.testing.assert_allclose(found.purifier(Cell("ddim", 2))(x, key), alone(x, key), atol=1e-6)  # float32
-    with pytest.raises(ValueError, match="--precision bfloat16 rounds weights, and mine.py:noise shows none"):
+    with pytest.raises(ValueError, match="bfloat16 rounds weights, and --denoiser mine.py:noise shows none"):
         bench(tmp_path / "rounded", denoiser=f"{mine}:noise", precision="bfloat16")
-    own.check_precision(own.given("--denoiser", f"{mine}:network", np.zeros((2, 2, 1), np.float32)), "bfloat16")
+    network = own.given("--denoiser", f"{mine}:network", np.zeros((2, 2, 1), np.float32))
+    own.check_precision("--denoiser", network, "bfloat16")
 
 
 def test_the_records_key_changes_with_the_file_and_with_weights_that_it_loads(tmp_path):

@@ -12,10 +12,10 @@ import purimetry as pm
 from purimetry.compression import weights
 from purimetry.compression.data.dataset import Dataset
 from purimetry.compression.networks.airbench import airbench
-from purimetry.compression.records import digest
+from purimetry.compression.records import RecordError, digest
 from purimetry.compression.schedules import rectified_time
 from purimetry.experiments import architectures, training
-from purimetry.experiments.configuration import CLASSIFIER, DENOISER, PUBLISHED, ROBUST_CLASSIFIER, Configuration
+from purimetry.experiments.configuration import CLASSIFIER, DENOISER, FLOW, PUBLISHED, ROBUST_CLASSIFIER, Configuration
 
 
 class Stop(Exception):
@@ -113,6 +113,11 @@ def test_noisy_images_networks_resume_and_are_published_in_diffusers_format(name
     checkpoint = tmp_path / f"{name}-training.pt"
     with pytest.raises(Stop):
         cifar10_unet.train(small, recipe, kind.example, settings, checkpoint, interrupted_at(0.6))
+    with pytest.raises(RecordError, match="of another training.*remove it"):
+        cifar10_unet.train(small, recipe._replace(seed=1), kind.example, settings, checkpoint)
+    resumed = cifar10_unet.train(small, recipe, kind.example, settings, checkpoint)
+    for layer, tensor in whole.state_dict().items():
+        np.testing.assert_array_equal(resumed.state_dict()[layer], tensor, err_msg=layer)
     card = getattr(publish, name)(small, tmp_path, recipe, settings)
 
     arrays = weights.load_published(folder / weights.DIFFUSERS)
@@ -120,7 +125,7 @@ def test_noisy_images_networks_resume_and_are_published_in_diffusers_format(name
         np.testing.assert_array_equal(arrays[name], tensor.numpy().astype(np.float16).astype(np.float32), err_msg=name)
     assert weights.card(folder) == (kind.TRAINED_UNTIL, kind.PREDICTS) and card["sha256"] == digest(arrays)
     assert set(json.loads((folder / "card.json").read_text())["noise_squared_error_by_t"]) == {"10", "600"}
-    assert pm.ddpm_unet(folder)(jnp.asarray(small.test_images[0]), jnp.float32(10)).shape == (32, 32, 3)
+    assert kind.READ(folder)(jnp.asarray(small.test_images[0]), jnp.float32(10)).shape == (32, 32, 3)
 
 
 def of_noise(x_t, time, noise):
@@ -157,7 +162,8 @@ def test_what_a_network_of_noisy_images_learns_from_tells_image_and_noise_apart(
 
 
 @pytest.mark.parametrize("path, file", [
-    (CLASSIFIER, "weights.safetensors"), (ROBUST_CLASSIFIER, "weights.safetensors"), (DENOISER, weights.DIFFUSERS)])
+    (CLASSIFIER, "weights.safetensors"), (ROBUST_CLASSIFIER, "weights.safetensors"), (DENOISER, weights.DIFFUSERS),
+    (FLOW, weights.DIFFUSERS)])
 def test_published_files_are_what_their_cards_say(path, file):
     folder = PUBLISHED / path.split("/")[0]
     card = json.loads((folder / "card.json").read_text())
@@ -171,6 +177,10 @@ def test_cifar10_is_measured_with_the_published_networks_unless_told_others():
     assert jax.eval_shape(lambda x: classifier.network(x), jnp.zeros((32, 32, 3))).shape == (10,)
     assert jax.eval_shape(lambda x: denoiser.network(x, jnp.float32(10)), jnp.zeros((32, 32, 3))).shape == (32, 32, 3)
     assert denoiser.trained_until == 250
+    told = Configuration(dataset="cifar10", samplers=("flow",), velocity="published").resolved().velocity
+    velocity = architectures.velocity(told)
+    assert jax.eval_shape(lambda x: velocity.network(x, jnp.float32(10)), jnp.zeros((32, 32, 3))).shape == (32, 32, 3)
+    assert velocity.trained_until == 150 and velocity.sha256 != denoiser.sha256
     assert Configuration(dataset="cifar10", classifier="resnet20:other").resolved().classifier == "resnet20:other"
     assert Configuration(dataset="cifar100").resolved().classifier is None
 

@@ -154,9 +154,9 @@ def test_a_pipelines_scheduler_has_a_say(tmp_path):
 
 
 def test_a_card_says_until_when_a_network_was_trained_and_what_it_predicts(tmp_path):
-    assert weights.card(tmp_path) == (None, "noise")
+    assert weights.card(tmp_path) == (None, None)
     (tmp_path / "card.json").write_text('{"loss": 0.03}')
-    assert weights.card(tmp_path) == (None, "noise")
+    assert weights.card(tmp_path) == (None, None)
     (tmp_path / "card.json").write_text('{"trained_until": 250, "loss": 0.03, "predicts": "velocity"}')
     assert weights.card(tmp_path) == (250, "velocity")
 

@@ -10,13 +10,17 @@ import pytest
 import purimetry as pm
 from purimetry.compression import samplers
 from purimetry.compression.data.dataset import only_test
+from purimetry.compression.records import RecordError
 from purimetry.compression.schedules import rectified_time
-from purimetry.experiments import attack_peers, command_line, diffusion_steps, exact_theory, models, networks, protocols
+from purimetry.experiments import (
+    alp_hierarchy, attack_peers, command_line, diffusion_steps, exact_theory, models, networks, protocols, training,
+)
 from purimetry.experiments.configuration import Configuration
 from purimetry.experiments.pieces import groups
 from purimetry.experiments.purifiers import OF_VELOCITY, PROCESS, SAMPLERS
 from purimetry.experiments.workbench import Cell, Unmet, Workbench
 from purimetry.figures import style
+from purimetry.figures import training as drawn
 
 from .test_figures import SyntheticRun
 
@@ -93,26 +97,84 @@ def test_a_given_denoisers_flow_needs_no_training(tmp_path, monkeypatch):
     assert '"velocity": "the denoiser\'s"' in (tmp_path / "out" / "run.json").read_text()
 
 
-def test_a_given_velocity_is_followed_beside_another_given_denoiser(tmp_path, monkeypatch):
-    (tmp_path / "mine.py").write_text(
-        "import jax.numpy as jnp\n"
-        "noise = lambda x, t: jnp.tanh(x)\n"
-        "velocity = lambda y, t: jnp.sin(y) + t / 999\n")
+MINE = """
+import jax.numpy as jnp
+noise = lambda x, t: jnp.tanh(x) + t / 2000
+velocity = lambda y, t: jnp.sin(y) + t / 999
+other = lambda y, t: jnp.sin(y) - t / 999
+"""
+
+
+def untrained(*_):
+    raise AssertionError("a denoiser is trained that nothing asks for")
+
+
+@pytest.fixture
+def mine(tmp_path, monkeypatch):
+    """A file of one's own functions, which the run need not train."""
     monkeypatch.setattr(models, "classifier", lambda *_: (None, "classifier's"))
-    told = dict(images=2, t_stars=(5,), denoiser=f"{tmp_path}/mine.py:noise", velocity=f"{tmp_path}/mine.py:velocity")
-    bench = Workbench(Configuration(out=tmp_path / "out", samplers=("flow", "ddim"), **told))
+    monkeypatch.setattr(models, "denoiser", untrained)
+    (tmp_path / "mine.py").write_text(MINE)
+    return tmp_path / "mine.py"
+
+
+def flow_of(out, mine, name="velocity", **told):
+    told = {"samplers": ("flow",), "t_stars": (5,), "images": 2, "velocity": f"{mine}:{name}"} | told
+    return Workbench(Configuration(out=out, **told))
+
+
+def test_a_given_velocity_is_followed_beside_another_given_denoiser(mine, tmp_path):
+    bench = flow_of(tmp_path / "out", mine, samplers=("flow", "ddim"), denoiser=f"{mine}:noise")
     x, key = jnp.asarray(bench.images[0]), bench.keys()[0]
     alone = pm.flow(lambda y, t: jnp.sin(y) + t / 999, rectified_time(SCHEDULE.alpha_bar[5]), 5)
     np.testing.assert_allclose(bench.purifier(Cell("flow", 5))(x, key), alone(x, key), atol=1e-6)  # float32
     weights = bench.mean("rates", "rate", np.arange(2.0), "ratio", {}).run["weights_sha256"]
-    assert len({weights["denoiser"], weights["velocity"]}) == 2
-    assert bench.networks.determinants["velocity"]["sha256"] == weights["velocity"]
-    alone = Workbench(Configuration(out=tmp_path / "alone", samplers=("flow",), **told | {"denoiser": None}))
-    assert not alone.networks.has_denoiser and alone.purifier(Cell("flow", 5))(x, key).shape == x.shape
+    assert weights.keys() == {"classifier", "denoiser", "velocity"} and weights["denoiser"] != weights["velocity"]
+    with pytest.raises(RecordError, match="velocity"):
+        flow_of(tmp_path / "out", mine, "other", samplers=("flow", "ddim"), denoiser=f"{mine}:noise")
+
+
+def test_a_flow_along_its_own_velocity_needs_no_denoiser(mine, tmp_path):
+    bench = flow_of(tmp_path / "out", mine)
+    assert bench.purifier(Cell("flow", 5))(jnp.asarray(bench.images[0]), bench.keys()[0]).shape == bench.images[0].shape
+    assert bench.networks.sha256.keys() == {"classifier", "velocity"}
     with pytest.raises(Unmet, match="takes a noise predictor, and --samplers names only flow"):
-        callable(alone.denoiser)
-    with pytest.raises(ValueError, match="--velocity is of --samplers flow, got ddim; name it"):
-        Workbench(Configuration(out=tmp_path / "other", samplers=("ddim",), **told))
+        callable(bench.denoiser)
+    with pytest.raises(Unmet, match="ALP is timed beside DDPM"):
+        alp_hierarchy.pieces(bench)
+
+
+def test_a_velocity_that_nothing_follows_is_refused(mine, tmp_path):
+    for kinds, said in (("ddim",), "ddim"), ((), "none"):
+        with pytest.raises(ValueError, match=f"--samplers flow follows, got --samplers {said}; add it"):
+            flow_of(tmp_path / "out", mine, samplers=kinds, purifiers=(f"{mine}:noise",))
+
+
+def test_a_velocity_is_tested_as_the_noise_that_it_implies(mine, tmp_path, monkeypatch):
+    """The velocity of a noise predictor errs as that one does, at times of as much noise."""
+    mine.write_text(MINE + "import purimetry as pm\nvelocity = pm.velocity_of(noise, pm.linear())\n")
+    monkeypatch.setattr(models, "classifier", lambda *_: (lambda x: x.reshape(-1)[:10], "classifier's"))
+    bench = flow_of(tmp_path / "out", mine, samplers=("flow", "ddim"), denoiser=f"{mine}:noise")
+    found = training.run(bench)
+    errors = [{m.at["t"]: m.value for m in found if m.quantity == f"{name}_prediction_error"}
+              for name in ("noise", "flow")]
+    assert list(errors[0]) == list(training.TIMES)
+    np.testing.assert_allclose(list(errors[1].values()), list(errors[0].values()), rtol=1e-3)  # float32, t near 0
+    assert len({round(value, 3) for value in errors[0].values()}) == len(training.TIMES)
+    assert len(drawn.draw(bench.folder.path).axes[0].get_legend().texts) == 2
+
+    alone = flow_of(tmp_path / "alone", mine)
+    assert {m.quantity for m in training.run(alone)} == {"clean_accuracy", "flow_prediction_error"}
+    assert len(drawn.draw(alone.folder.path).axes[0].get_legend().texts) == 1
+
+
+def test_what_the_denoiser_is_not_asked_for_is_measured_without_it(mine, tmp_path, monkeypatch):
+    monkeypatch.setattr(models, "classifier", lambda *_: (lambda x: x.reshape(-1)[:10], "classifier's"))
+    mine.write_text(MINE + "blur = lambda x, key: x / 2\n")
+    bench = flow_of(tmp_path / "out", mine, samplers=(), velocity=None, purifiers=(f"{mine}:blur",),
+                    denoiser=f"{mine}:noise")
+    (measured,) = training.run(bench)
+    assert measured.quantity == "clean_accuracy" and measured.run["weights_sha256"].keys() == {"classifier", "blur"}
 
 
 def bench_of(*kinds):
