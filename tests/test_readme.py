@@ -40,6 +40,15 @@ def test_the_examples_of_your_own_run(capsys):
     assert re.fullmatch(r"rate \d\.\d{3}\nrobust \d+\.\d%\n", capsys.readouterr().out)
 
 
+def test_the_example_on_cifar10s_records_says_what_its_page_does(capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    (example,) = re.findall(r"```python\n(.*?)```", PAGES["docs/cifar10.md"], re.DOTALL)
+    exec(compile(example, "docs/cifar10.md", "exec"), {})
+    _, differences, correlations = zip(*(line.split() for line in capsys.readouterr().out.splitlines()), strict=True)
+    assert f"{', '.join(differences[:-1])} and {differences[-1]} ± 0.001 above" in PAGES["docs/cifar10.md"]
+    assert f"({min(correlations)} to {max(correlations)};" in PAGES["docs/cifar10.md"]
+
+
 COMMANDS = sorted({
     *re.findall(r"`purimetry ([^`]+)`", TEXT), *re.findall(r"^purimetry ([^#\n]+)", README, re.MULTILINE),
     *(f"reproduce {told}" for told in re.findall(r'ARGS="?([^`"]+)', TEXT)),
