@@ -22,7 +22,7 @@ TRAINED_UNTIL = 150
 """The step t of 1000, of the linear schedule, whose noise bounds four of five training times."""
 
 LAST = schedules.rectified_time(schedules.linear().alpha_bar[TRAINED_UNTIL])
-"""That bound as a time of the flow, 0.35 of 1."""
+"""That bound as a time of the flow, 0.34 of 1."""
 
 RECIPE = Recipe(steps=4000, batch=32, rate=8e-4, average=0.999, precision="float32")
 """The published weights'."""
