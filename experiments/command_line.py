@@ -13,6 +13,7 @@ import tyro
 
 from . import hosts, progress
 from .configuration import Configuration, default_data, quick
+from .interrupt import insistent
 
 EXPERIMENTS = {
     "training": "clean accuracy of the classifier, denoising error of noise predictor and flow",
@@ -168,7 +169,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a command; 0 on success, 1 on an error that the message explains, 130 when interrupted."""
     warnings.showwarning = progress.warn
     try:
-        _execute(parsed(arguments))
+        with insistent():
+            _execute(parsed(arguments))
     except KeyboardInterrupt:
         print("interrupted; the same command resumes where it stopped", file=sys.stderr)
         return 130

@@ -17,8 +17,8 @@ def default_data() -> Path:
 
 
 UNRECORDED = (
-    "out", "cache", "data_dir", "image_size", "workers", "coordinator", "hosts", "host", "batch", "inception", "clip",
-    "resnet20", "classifier", "robust_classifier", "denoiser", "velocity", "purifiers",
+    "out", "cache", "reuse", "indices", "data_dir", "image_size", "workers", "coordinator", "hosts", "host", "batch",
+    "inception", "clip", "resnet20", "classifier", "robust_classifier", "denoiser", "velocity", "purifiers",
 )
 """Options that do not determine the records (the batch size does by rounding only), or of which records carry a
 fingerprint."""
@@ -103,6 +103,9 @@ class Configuration:
     """Folder of records, figures and the report; belongs to one configuration."""
     cache: Path = field(default_factory=default_cache)
     """Folder of trained weights, shared by runs; files are named by what determines them."""
+    reuse: tuple[Path, ...] = ()
+    """Folders of runs of the same settings but for images, samplers, t* and budgets: what they measured of an image is
+    taken from there (rates, minimum perturbations, attacks, predictions) and measured of the others alone."""
     workers: int = 0
     """Processes of this host that share the work; 0 is one a core on a CPU and one in all on an accelerator."""
     coordinator: str | None = None
@@ -129,6 +132,9 @@ class Configuration:
     or as many as there are unless told)."""
     subset_seed: int | None = None
     """Seed of a random choice of the test images; the first ones unless told, of one's own seed 0."""
+    indices: tuple[str, ...] = ()
+    """Test images by their numbers instead of --images of them: 7, 0:48 for the first 48, or a file images.json of
+    another run for its own; any of them together."""
     samplers: tuple[Literal["ddpm", "reverse", "ddim", "sde", "ode", "one_step", "dpm", "flow"], ...] | None = None
     """Samplers of the diffusion purifier (ddpm reverse ddim unless told, none beside --purifiers); dpm is DPM-Solver++
     in 20 steps, flow a rectified flow of as much noise: along --velocity; else along the velocity of a given
@@ -207,6 +213,8 @@ class Configuration:
         if self.coordinator != "auto" and (self.coordinator is None) != (self.hosts == 1):
             raise ValueError("several hosts need --hosts and --coordinator, the first's address and port, on each of "
                              f"them; got --hosts {self.hosts} --coordinator {self.coordinator}")
+        if self.indices and (self.images is not None or self.subset_seed is not None):
+            raise ValueError("--indices says which images; leave --images and --subset-seed out")
         for name in ("inception", "clip", "resnet20"):
             if (path := getattr(self, name)) is not None and not path.is_file():
                 raise ValueError(f"--{name} {path}: there is no such file; download the weights, or leave it out")
@@ -214,6 +222,8 @@ class Configuration:
     def resolved(self) -> "Configuration":
         """With the data set's own values of what was not told."""
         own = {name: value for name, value in OWN.get(self.dataset, IMAGENET).items() if getattr(self, name) is None}
+        if self.indices:
+            own = {name: value for name, value in own.items() if name not in ("images", "subset_seed")}
         if self.dataset == "cifar10" and self.resnet20 and not self.classifier:
             own["classifier"] = f"resnet20:{self.resnet20}"
         if self.dataset == "cifar10" and self.velocity == "published":
@@ -244,7 +254,7 @@ def quick(configuration: Configuration) -> Configuration:
     told, full = configuration, configuration.resolved()
     most = 32 if full.dataset == "digits" else 8 if full.dataset in OWN else min(8, _available(full))
     return replace(
-        full, note=full.note or QUICK, images=told.images or min(full.images, most),
+        full, note=full.note or QUICK, images=None if told.indices else told.images or min(full.images, most),
         samplers=told.samplers or full.samplers[::2], t_stars=told.t_stars or full.t_stars[1:3] or full.t_stars,
         eps=told.eps or full.eps[:1], seeds=full.seeds[:2], draws=min(full.draws, 8),
         attack_steps=min(full.attack_steps, 8), ensemble_steps=20, square_queries=200, bootstrap=200,

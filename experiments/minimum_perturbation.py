@@ -34,14 +34,14 @@ HALVINGS = 9
 def distances(bench: Workbench, cell: Cell) -> MinimumPerturbations:
     """Minimum perturbations at the anchors of a cell (at the clean images for the bare classifier), first seed."""
 
-    def compute() -> Arrays:
+    def compute(bench: Workbench) -> Arrays:
         at = bench.images if cell == BARE else anchors(bench, cell, bench.configuration.seeds[0])["anchor"]
         with bar(f"minimum perturbations {cell}") as show:
             found = minimum_perturbations(converged(bench.configuration), bench.classifier, at, bench.labels,
                                           eps_max=bench.configuration.eps_max, halvings=HALVINGS, on_step=show)
         return found._asdict()
 
-    return MinimumPerturbations(**bench.shard("minimum_perturbation", str(cell), compute))
+    return MinimumPerturbations(**bench.per_image("minimum_perturbation", str(cell), compute))
 
 
 def pieces(bench: Workbench) -> list[Piece]:

@@ -48,7 +48,7 @@ GRADIENTS = {
 def probes(bench: Workbench, cell: Cell, eps: float) -> Arrays:
     """Per image: adversarial rate, first-order margin, and of the short attack margins, gradients, promise and gain."""
 
-    def compute() -> Arrays:
+    def compute(bench: Workbench) -> Arrays:
         shared, keys, seed = (bench.classifier, bench.purifier(cell)), bench.keys(), bench.configuration.seeds[0]
         images, labels, budget = bench.images, bench.labels, np.full(len(bench.images), eps, np.float32)
         compressed = np.asarray(eps * rates(bench, cell, eps, seed)["l2"], np.float32)
@@ -60,7 +60,7 @@ def probes(bench: Workbench, cell: Cell, eps: float) -> Arrays:
             **found._asdict(),
         }
 
-    return bench.shard("prediction", f"{cell}-eps{eps:g}-probes", compute)
+    return bench.per_image("prediction", f"{cell}-eps{eps:g}-probes", compute)
 
 
 def survivors(bench: Workbench, cell: Cell, eps: float) -> Arrays:

@@ -35,24 +35,24 @@ ROUNDING = 1e-5
 def rates(bench: Workbench, cell: Cell, eps: float, seed: int) -> Arrays:
     """Per image: mean l2 and l_inf rates at one perturbation size, with their standard errors over draws."""
 
-    def compute():
+    def compute(bench: Workbench) -> Arrays:
         measure = partial(expected_rates, draws=bench.configuration.draws)
         found = over_images(measure, (bench.purifier(cell),), bench.images, bench.keys(seed),
                             np.full(len(bench.images), eps, np.float32), name=f"rate of {cell}")
         return {"l2": found.l2.mean, "l2_se": found.l2.se, "linf": found.linf.mean, "linf_se": found.linf.se}
 
-    return bench.shard("rates", f"{cell}-eps{eps:g}-seed{seed}", compute)
+    return bench.per_image("rates", f"{cell}-eps{eps:g}-seed{seed}", compute)
 
 
 def anchors(bench: Workbench, cell: Cell, seed: int) -> Arrays:
     """Per image: the anchor f_xi(x0) and the classifier's margin there."""
 
-    def compute():
+    def compute(bench: Workbench) -> Arrays:
         found = over_images(_anchor, (bench.classifier, bench.purifier(cell)), bench.images, bench.labels,
                             bench.keys(seed), name=f"anchor of {cell}")
         return {"anchor": found[0], "margin": found[1]}
 
-    return bench.shard("rates", f"{cell}-anchors-seed{seed}", compute)
+    return bench.per_image("rates", f"{cell}-anchors-seed{seed}", compute)
 
 
 def spectra(bench: Workbench, cell: Cell) -> Arrays:
@@ -61,7 +61,7 @@ def spectra(bench: Workbench, cell: Cell) -> Arrays:
     Of large images, the estimate alone.
     """
 
-    def compute():
+    def compute(bench: Workbench) -> Arrays:
         if bench.large:
             found = over_images(partial(rms_rate_hutchinson, draws=bench.configuration.draws), (bench.purifier(cell),),
                                 bench.images, bench.keys(), name=f"Jacobian of {cell}")
@@ -70,7 +70,7 @@ def spectra(bench: Workbench, cell: Cell) -> Arrays:
                             name=f"Jacobian of {cell}")
         return dict(zip(("singular_values", "rms", "hutchinson", "hutchinson_se"), found, strict=True))
 
-    return bench.shard("rates", f"{cell}-spectra", compute)
+    return bench.per_image("rates", f"{cell}-spectra", compute)
 
 
 def pieces(bench: Workbench) -> list[Piece]:

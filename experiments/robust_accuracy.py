@@ -56,7 +56,7 @@ def protocols(configuration: Configuration) -> dict[str, tuple[Callable[..., Ite
 def attacked(bench: Workbench, cell: Cell, eps: float, attack: str) -> Arrays:
     """Per image: margin of the strongest input, the first judged input that was misclassified, gradients spent."""
 
-    def compute() -> Arrays:
+    def compute(bench: Workbench) -> Arrays:
         constructor, criterion = protocols(bench.configuration)[attack]
         with bar(f"attack {cell} eps {eps:g} ({attack})") as show:
             found = attack_images(constructor, bench.classifier, bench.purifier(cell), bench.images, bench.labels,
@@ -64,7 +64,7 @@ def attacked(bench: Workbench, cell: Cell, eps: float, attack: str) -> Arrays:
                                   on_segment=lambda done, active: show(done, f"{active} images unbroken"))
         return {"margin": found.margin, "broken_at": found.broken_at, "gradients": found.gradients}
 
-    return bench.shard("robust_accuracy", f"{cell}-eps{eps:g}-{attack}", compute)
+    return bench.per_image("robust_accuracy", f"{cell}-eps{eps:g}-{attack}", compute)
 
 
 def pieces(bench: Workbench) -> list[Piece]:

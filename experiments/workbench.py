@@ -1,5 +1,6 @@
 """What every experiment works with: the data, the networks, the purifiers, and where measurements go."""
 
+import hashlib
 import json
 import platform
 import sys
@@ -20,7 +21,7 @@ from ..compression.purifiers.flow import noise_of
 from ..compression.purifiers.identity import identity
 from ..compression.records import Arrays, Folder, Measurement, write_atomic
 from ..compression.types import Classifier, NoisePredictor, Purifier
-from . import own
+from . import own, reuse
 from .configuration import Configuration
 from .datasets import read
 from .networks import NAMES, Networks
@@ -66,9 +67,12 @@ class Workbench:
         for eps in configuration.eps:
             checks.check_budget(eps)
         self.dataset = read(configuration.dataset, configuration.data_dir, configuration.image_size)
-        if told is None and len(self.dataset.test_images) < configuration.images:
+        if told is None and not configuration.indices and len(self.dataset.test_images) < configuration.images:
             self.configuration = configuration = replace(configuration, images=len(self.dataset.test_images))
-        self.indices = self.dataset.subset(configuration.images, configuration.subset_seed)
+        if configuration.indices:
+            self.indices = reuse.chosen(configuration.indices, len(self.dataset.test_images))
+        else:
+            self.indices = self.dataset.subset(configuration.images, configuration.subset_seed)
         self.images, self.labels = self.dataset.test_images[self.indices], self.dataset.test_labels[self.indices]
         checks.check_images(self.images)
         checks.check_labels(self.labels, len(self.images), self.dataset.classes)
@@ -77,13 +81,22 @@ class Workbench:
         self.networks = Networks(configuration, self.dataset)
         self._own = self._read_purifiers()
         self._check_times()
-        determinants = {**configuration.determinants(), "data_sha256": self.dataset.fingerprint,
+        determinants = {**self.settings, "data_sha256": self.dataset.fingerprint,
                         **self.networks.determinants}
         if self._own:
             determinants["purifiers"] = [[cell.sampler, sha256] for cell, sha256 in self._own.items()]
+        self._sources = [reuse.Source(folder, determinants) for folder in configuration.reuse]
         self.folder = Folder(configuration.out, determinants)
         taken = {"dataset": self.dataset.name, "split": "test", "indices": self.indices.tolist()}
         write_atomic(self.folder.path / "images.json", json.dumps(taken).encode())
+
+    @property
+    def settings(self) -> dict:
+        """What was told that determines the records."""
+        told = self.configuration.determinants()
+        if self.configuration.indices:
+            told["indices_sha256"] = hashlib.sha256(self.indices.astype("<i8").tobytes()).hexdigest()
+        return told
 
     @property
     def large(self) -> bool:
@@ -225,6 +238,23 @@ class Workbench:
         """Arrays of one piece of work, computed once per run."""
         return self.folder.shard(experiment, name, compute)
 
+    def per_image(self, experiment: str, name: str, compute: Callable[["Workbench"], Arrays]) -> Arrays:
+        """Arrays with a row an image, computed once per run, of those images that no run of --reuse has measured.
+
+        compute: measures all images of the workbench that it is given.
+        """
+        return self.shard(experiment, name, partial(self._joined, experiment, name, compute))
+
+    def _joined(self, experiment: str, name: str, compute: Callable[["Workbench"], Arrays]) -> Arrays:
+        known = reuse.take(self._sources, experiment, name, self.indices)
+        if known.arrays is None:
+            return compute(self)
+        if not len(known.missing):
+            return {key: array[np.argsort(known.rows)] for key, array in known.arrays.items()}
+        both = reuse.join([known.arrays, compute(Part(self, known.missing))])
+        order = np.argsort(np.concatenate([known.rows, known.missing]))
+        return {key: array[order] for key, array in both.items()}
+
     def write(
         self, experiment: str, measurements: Iterable[Measurement], weights: dict[str, str] | None = None
     ) -> list[Measurement]:
@@ -254,12 +284,29 @@ class Workbench:
     def _provenance(self) -> dict:
         packages = ("purimetry", "jax", "jaxlib", "flax", "optax", "numpy")
         return {
-            "configuration": self.configuration.determinants(),
+            "configuration": self.settings,
             "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
             "device": f"{jax.devices()[0].device_kind} ({platform.machine()}, {sys.platform})",
             "data_sha256": self.dataset.fingerprint,
             "weights_sha256": {**self.networks.sha256, **{cell.sampler: sha256 for cell, sha256 in self._own.items()}},
         }
+
+
+class Part(Workbench):
+    """A workbench with some of another's images; what is asked of it image by image is measured for all of those."""
+
+    def __init__(self, whole: Workbench, rows: np.ndarray):
+        self.__dict__.update(whole.__dict__)
+        self._whole, self._rows = whole, rows
+        self.images, self.labels, self.indices = whole.images[rows], whole.labels[rows], whole.indices[rows]
+
+    def purifier(self, cell: Cell) -> Purifier:
+        """The other's."""
+        return self._whole.purifier(cell)
+
+    def per_image(self, experiment: str, name: str, compute: Callable[[Workbench], Arrays]) -> Arrays:
+        """The rows of these images."""
+        return {key: array[self._rows] for key, array in self._whole.per_image(experiment, name, compute).items()}
 
 
 def made_with(m: Measurement, weights: dict[str, str]) -> Measurement:

@@ -1,0 +1,39 @@
+"""An interrupt that is always heard."""
+
+import _thread
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+AGAIN = 5
+"""Seconds in which an interrupt ends what was running, or comes again."""
+
+
+@contextmanager
+def insistent() -> Iterator[None]:
+    """Within, Ctrl-C raises KeyboardInterrupt again until the block has ended.
+
+    Python drops an exception that is raised in a callback of the garbage collector, of which JAX has one, and with it
+    the only interrupt. Where interrupts are ignored or handled otherwise, they stay so.
+    """
+    here = threading.current_thread() is threading.main_thread()  # the only one that may handle signals
+    if not here or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    ended = threading.Event()
+
+    def insist() -> None:
+        if not ended.wait(AGAIN):
+            _thread.interrupt_main()
+
+    def interrupted(number, frame) -> None:
+        threading.Thread(target=insist, daemon=True).start()
+        raise KeyboardInterrupt
+
+    try:
+        signal.signal(signal.SIGINT, interrupted)
+        yield
+    finally:
+        ended.set()
+        signal.signal(signal.SIGINT, signal.default_int_handler)

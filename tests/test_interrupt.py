@@ -1,0 +1,60 @@
+"""An interrupt that something drops comes again; where interrupts are not Python's own, they stay as they are."""
+
+import signal
+import threading
+import time
+
+import pytest
+from purimetry.experiments import interrupt
+
+
+@pytest.fixture
+def handled(monkeypatch):
+    """Python's own handler, also where tests run in the background, and little patience."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    monkeypatch.setattr(interrupt, "AGAIN", 0.05)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_an_interrupt_that_is_dropped_comes_until_it_is_heard(handled):
+    dropped = 0
+    with pytest.raises(KeyboardInterrupt), interrupt.insistent():
+        while dropped < 2:
+            try:
+                signal.raise_signal(signal.SIGINT) if not dropped else time.sleep(60)
+            except KeyboardInterrupt:
+                dropped += 1
+        time.sleep(60)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    time.sleep(0.1)  # in which none comes any more
+
+
+def test_what_ends_in_time_is_not_interrupted_again(handled):
+    with interrupt.insistent():
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    time.sleep(0.1)
+
+
+def test_ignored_interrupts_stay_ignored(handled):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with interrupt.insistent():
+        signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+
+def test_a_thread_has_no_handler_to_change(handled):
+    failed = []
+
+    def run():
+        try:
+            with interrupt.insistent():
+                assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        except Exception as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert not failed
