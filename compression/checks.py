@@ -54,6 +54,12 @@ def check_budget(eps, largest: float = 1.0) -> None:
         raise ValueError(f"eps is a budget in pixel units in (0, {largest:g}], got {eps}; 8/255 is 0.0314")
 
 
+def check_norm(norm) -> None:
+    """Raise unless `norm` is a module of a ball, `pm.linf` or `pm.l2`."""
+    if not hasattr(norm, "project"):
+        raise TypeError(f"norm is pm.linf or pm.l2, itself and not its name, got {norm!r}")
+
+
 def check_classifier(classifier: Classifier, images) -> int:
     """Raise unless the classifier gives finite logits, not probabilities; return its number of classes."""
     _not_of_torch(classifier, "torch_classifier")

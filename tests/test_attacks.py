@@ -1,5 +1,6 @@
 """Attacks: one contract for all of them, and what their loop promises."""
 
+import math
 from functools import partial
 
 import jax
@@ -283,3 +284,9 @@ def test_bad_input_is_refused_before_compilation(change, error, message):
     given = dict(images=IMAGES, labels=np.zeros(N, int), keys=KEYS, eps=0.1) | change
     with pytest.raises(error, match=message):
         attack_images(ATTACKS["pgd"], linear, identity, **given)
+
+
+@pytest.mark.parametrize("attack", [fgsm, pgd, converged_pgd, apgd, apgd_targeted, fab, square])
+def test_a_norm_that_is_no_ball_is_refused(attack):
+    with pytest.raises(TypeError, match="norm is pm.linf or pm.l2, itself and not its name, got <module 'math'"):
+        attack(0.1, norm=math)  # a name, as 'l2', is refused by the same check where the types are not checked

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Int
 
 from ..losses import targeted_dlr
+from ..checks import check_norm
 from ..types import Budget, Image, Scalar
 from . import linf
 from .iterative import Iterative, each_rival
@@ -50,6 +51,7 @@ def apgd(
     >>> apgd(0.25)(loss, jnp.array([0.75, 0.25]).reshape(1, 2, 1), jax.random.key(0)).x.ravel().tolist()
     [0.5, 0.5]
     """
+    check_norm(norm)
 
     def start(x, key, restart):
         iterate, lowest = norm.edge_start(x, eps, key), jnp.finfo(x.dtype).min

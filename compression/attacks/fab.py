@@ -5,6 +5,7 @@ from types import ModuleType
 import jax
 import jax.numpy as jnp
 
+from ..checks import check_norm
 from ..types import Budget, Image, Scalar
 from . import linf
 from .iterative import Iterative, Query, closest, each_rival
@@ -29,6 +30,7 @@ def fab(eps: Budget, *, steps: int = 100, targets: int = 9, norm: ModuleType = l
     >>> round(float(linf.length(found - x)), 2)
     0.25
     """
+    check_norm(norm)
 
     def move(x, point, gradient, objective, memory, k):
         near = to_plane(point, gradient, -objective.ascent, norm)

@@ -2,6 +2,7 @@
 
 from types import ModuleType
 
+from ..checks import check_norm
 from ..types import Budget
 from . import linf
 from .iterative import Iterative
@@ -18,4 +19,5 @@ def fgsm(eps: Budget, *, norm: ModuleType = linf) -> Iterative:
     >>> fgsm(0.25)(loss, jnp.array([0.75, 0.25]).reshape(1, 2, 1), jax.random.key(0)).x.ravel().tolist()
     [0.5, 0.5]
     """
+    check_norm(norm)
     return pgd(eps, steps=1, step_size=1.0, norm=norm, start=norm.clean_start)

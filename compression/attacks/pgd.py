@@ -6,6 +6,7 @@ from types import ModuleType
 
 import jax.numpy as jnp
 
+from ..checks import check_norm
 from ..types import Budget, Scalar
 from . import linf
 from .iterative import Iterative, rivals_after_own
@@ -37,6 +38,7 @@ def pgd(
     >>> round(float(result.margin), 2)
     0.1
     """
+    check_norm(norm)
 
     def begin(x, key, restart):
         return (start or norm.uniform_start)(x, eps, key), ()
@@ -60,5 +62,6 @@ def converged_pgd(eps: Budget, *, steps: int = 16, restarts: int = 10, norm: Mod
     where p(label) rounds to 1); each later one ascends the margin of one rival class. With ten classes, ten
     restarts try every rival. On digits this broke more images than nine random restarts of 50 steps did.
     """
+    check_norm(norm)
     return pgd(eps, steps=steps, restarts=restarts, step_size=partial(cosine_decay, 1.0, 0.01), norm=norm,
                start=norm.clean_start)._replace(rival=rivals_after_own)

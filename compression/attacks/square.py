@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from ..checks import check_norm
 from ..types import Budget, Image, Key
 from . import l2, linf
 from .iterative import VALUE, Iterative
@@ -36,6 +37,7 @@ def square(
     >>> result.x.ravel().tolist(), int(result.gradients)
     ([0.5, 0.5], 0)
     """
+    check_norm(norm)
     first, propose = {linf: (_stripes, _linf_square), l2: (_tiles, _l2_square)}[norm]
 
     def start(x, key, restart):
