@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-AGAIN = 5
+AGAIN = 2
 """Seconds in which an interrupt ends what was running, or comes again."""
 
 
