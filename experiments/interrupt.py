@@ -1,6 +1,5 @@
 """An interrupt that is always heard."""
 
-import _thread
 import signal
 import threading
 from collections.abc import Iterator
@@ -25,7 +24,7 @@ def insistent() -> Iterator[None]:
 
     def insist() -> None:
         if not ended.wait(AGAIN):
-            _thread.interrupt_main()
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
 
     def interrupted(number, frame) -> None:
         threading.Thread(target=insist, daemon=True).start()
