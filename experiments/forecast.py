@@ -59,12 +59,12 @@ def forecast(bench: Workbench, names: Sequence[str], processes: int) -> str:
     padded = -(-len(bench.images) // speed.n) * speed.n
     found = {name: padded * sum(map(speed.seconds, modules[name].passes(bench))) / processes for name in known}
     parts = ", ".join(f"{name} {in_words(seconds)}" for name, seconds in found.items())
-    unknown = [name for name in modules if name not in known]
+    unknown, reused = [name for name in modules if name not in known], bool(bench.configuration.reuse)
     return (
         f"forecast: at most {in_words(sum(found.values()))} on {processes} process{'es' * (processes > 1)}, without "
         f"compilation{''.join(f', {name}' for name in unknown)} ({parts}; an image takes {_said(speed)}, as timed on "
         f"{speed.n} images{f' at t* = {speed.t_star}' if speed.t_star else ''}; "
-        "those that an attack breaks early leave it)"
+        f"those that an attack breaks early leave it{', and what --reuse knows is not measured' * reused})"
     )
 
 

@@ -1,6 +1,7 @@
 """A run's forecast: passes of an image as the experiments make them, times what a pass takes."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -55,6 +56,9 @@ def test_a_forecast_tells_its_parts_its_basis_and_what_it_lacks(bench, monkeypat
     said = forecast.forecast(bench, ["prediction", "diagnosis"], processes=2)
     assert f"at most {forwards * 8 * 0.1 / 2:.0f} s on 2 processes" in said  # 5 images are two shards of 4
     assert "without compilation, diagnosis (" in said and "timed on 4 images at t* = 2" in said
+    assert "--reuse" not in said
+    monkeypatch.setattr(bench, "configuration", replace(bench.configuration, reuse=(Path("other"),)))
+    assert "what --reuse knows is not measured" in forecast.forecast(bench, ["prediction"], processes=2)
 
 
 def test_what_has_records_is_not_forecast(bench):
