@@ -126,8 +126,7 @@ class Folder:
                 changed = sorted(k for k in found.keys() | wanted.keys() if found.get(k) != wanted.get(k))
                 raise RecordError(
                     f"{self.path} holds a run with other settings ({', '.join(changed)}); "
-                    "choose another folder with --out, where --reuse takes over what this one has measured of the "
-                    "same, or remove it"
+                    "choose another folder with --out, or remove this one; --reuse takes over what fits"
                 )
         elif self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             raise RecordError(f"{self.path} exists and is not a run of purimetry; choose another folder with --out")

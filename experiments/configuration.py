@@ -169,7 +169,7 @@ class Configuration:
     """Queries of its attack without gradients."""
     eps_max: float | None = None
     """Limit of the search for minimum perturbations, in pixel units (0.5 for digits, 8/255 for CIFAR, 16/255 for
-    one's own, but at least twice the largest of --eps, unless told)."""
+    one's own, but at least twice the largest of --eps, at most 1, unless told)."""
     bootstrap: int = 1000
     """Resamplings of the images for intervals."""
     inception: Path | None = None
@@ -231,7 +231,7 @@ class Configuration:
         if self.training.robust_eps is None:
             own["training"] = replace(self.training, robust_eps=ROBUST_EPS.get(self.dataset, 8 / 255))
         if "eps_max" in own:  # for a rate may be above 1
-            own["eps_max"] = max(own["eps_max"], 2 * max(self.eps or own["eps"]))
+            own["eps_max"] = max(own["eps_max"], min(1.0, 2 * max(self.eps or own["eps"])))
         own["samplers"] = self.samplers if self.samplers is not None else () if self.purifiers else SAMPLERS
         return replace(self, **{**own, "t_stars": tuple(sorted(self.t_stars or own["t_stars"]))})
 

@@ -20,11 +20,13 @@ def insistent() -> Iterator[None]:
     if not here or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield
         return
-    ended = threading.Event()
+    ended, ending = threading.Event(), threading.Lock()
 
     def insist() -> None:
-        if not ended.wait(AGAIN):
-            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        ended.wait(AGAIN)
+        with ending:
+            if not ended.is_set():
+                signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
 
     def interrupted(number, frame) -> None:
         threading.Thread(target=insist, daemon=True).start()
@@ -34,5 +36,7 @@ def insistent() -> Iterator[None]:
         signal.signal(signal.SIGINT, interrupted)
         yield
     finally:
-        ended.set()
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # one that was on its way is heard already
+        with ending:
+            ended.set()
         signal.signal(signal.SIGINT, signal.default_int_handler)

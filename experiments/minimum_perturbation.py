@@ -37,11 +37,12 @@ def distances(bench: Workbench, cell: Cell) -> MinimumPerturbations:
     def compute(bench: Workbench) -> Arrays:
         at = bench.images if cell == BARE else anchors(bench, cell, bench.configuration.seeds[0])["anchor"]
         with bar(f"minimum perturbations {cell}") as show:
-            found = minimum_perturbations(converged(bench.configuration), bench.classifier, at, bench.labels,
-                                          eps_max=bench.configuration.eps_max, halvings=HALVINGS, on_step=show)
+            found = minimum_perturbations(
+                converged(bench.configuration), bench.classifier, at, bench.labels, bench.keys(),
+                eps_max=bench.configuration.eps_max, halvings=HALVINGS, on_step=show)
         return found._asdict()
 
-    return MinimumPerturbations(**bench.per_image("minimum_perturbation", str(cell), compute))
+    return MinimumPerturbations(**bench.per_image("minimum_perturbation", cell, "", compute))
 
 
 def pieces(bench: Workbench) -> list[Piece]:

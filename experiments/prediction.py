@@ -60,7 +60,7 @@ def probes(bench: Workbench, cell: Cell, eps: float) -> Arrays:
             **found._asdict(),
         }
 
-    return bench.per_image("prediction", f"{cell}-eps{eps:g}-probes", compute)
+    return bench.per_image("prediction", cell, f"eps{eps:g}-probes", compute)
 
 
 def survivors(bench: Workbench, cell: Cell, eps: float) -> Arrays:

@@ -41,7 +41,7 @@ def rates(bench: Workbench, cell: Cell, eps: float, seed: int) -> Arrays:
                             np.full(len(bench.images), eps, np.float32), name=f"rate of {cell}")
         return {"l2": found.l2.mean, "l2_se": found.l2.se, "linf": found.linf.mean, "linf_se": found.linf.se}
 
-    return bench.per_image("rates", f"{cell}-eps{eps:g}-seed{seed}", compute)
+    return bench.per_image("rates", cell, f"eps{eps:g}-seed{seed}", compute)
 
 
 def anchors(bench: Workbench, cell: Cell, seed: int) -> Arrays:
@@ -52,7 +52,7 @@ def anchors(bench: Workbench, cell: Cell, seed: int) -> Arrays:
                             bench.keys(seed), name=f"anchor of {cell}")
         return {"anchor": found[0], "margin": found[1]}
 
-    return bench.per_image("rates", f"{cell}-anchors-seed{seed}", compute)
+    return bench.per_image("rates", cell, f"anchors-seed{seed}", compute)
 
 
 def spectra(bench: Workbench, cell: Cell) -> Arrays:
@@ -70,7 +70,7 @@ def spectra(bench: Workbench, cell: Cell) -> Arrays:
                             name=f"Jacobian of {cell}")
         return dict(zip(("singular_values", "rms", "hutchinson", "hutchinson_se"), found, strict=True))
 
-    return bench.per_image("rates", f"{cell}-spectra", compute)
+    return bench.per_image("rates", cell, "spectra", compute)
 
 
 def pieces(bench: Workbench) -> list[Piece]:

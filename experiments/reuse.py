@@ -3,18 +3,23 @@
 import json
 import re
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from ..compression.records import Arrays, RecordError, load_arrays, read_manifest
+from ..compression.records import Arrays, RecordError, load_arrays, read_manifest, read_records
+from .purifiers import OF_VELOCITY
 
-FREE = ("images", "subset_seed", "indices_sha256", "samplers", "t_stars", "eps", "eps_factors", "seeds", "bootstrap",
-        "note", "purifiers", "velocity")
-"""Settings in which a run may differ from one that it takes from: what they change has another name, or is computed
-from all images anew. Of seeds the first must agree, and the velocity and a purifier of one name where both have one."""
+FREE = ("images", "subset_seed", "indices_sha256", "samplers", "t_stars", "eps", "eps_factors", "eps_max", "seeds",
+        "bootstrap", "note", "purifiers", "velocity")
+"""Settings in which a run may differ from one that it takes from: what they change has another name, is computed from
+all images anew, or is looked at by `Source`."""
+
+OLDER = "it was made by an older version; leave it out"
 
 
 class Taken(NamedTuple):
@@ -37,18 +42,42 @@ class Source:
         if changed := sorted(_changed(theirs, ours)):
             raise RecordError(f"--reuse {folder}: that run has other settings ({', '.join(changed)}), so it measured "
                               "something else; give this run the same, or leave it out")
-        self.row = {index: row for row, index in enumerate(read_indices(self.folder / "images.json"))}
+        self.row = {index: row for row, index in enumerate(read_images(self.folder / "images.json")["indices"])}
+        self._other_limit = theirs["eps_max"] != ours["eps_max"]
+        self._theirs, self._ours = (dict(run.get("purifiers", ())) for run in (theirs, ours))
 
-    def read(self, experiment: str, name: str) -> Arrays | None:
-        """A shard of it; None where it has none, or a damaged one."""
+    def check_weights(self, trained: dict[str, str]) -> None:
+        """Raise RecordError unless networks that runs train themselves are the same, by the SHA-256 of their weights.
+
+        Of one configuration they are on one kind of machine only.
+        """
+        found = next(iter(read_records(self.folder)), None)
+        if found is None and trained:
+            raise RecordError(f"--reuse {self.folder}: it has no records yet, which say by what weights it measured; "
+                              "let one of its experiments end")
+        made = found.run if found else {}
+        theirs = made.get("weights_sha256", {})
+        if others := sorted(name for name in trained if theirs.get(name, trained[name]) != trained[name]):
+            raise RecordError(f"--reuse {self.folder}: it trained another {' and '.join(others)}, on another machine "
+                              "perhaps; give both runs one --cache, or leave it out")
+        if made and made["versions"]["purimetry"] != version("purimetry"):
+            raise RecordError(f"--reuse {self.folder}: {OLDER}")
+
+    def read(self, experiment: str, sampler: str, name: str) -> Arrays | None:
+        """A shard of it about a sampler or a purifier; None where it has none, or a damaged one."""
         path = self.folder / experiment / "shards" / f"{name}.npz"
-        if not path.exists():
+        searched_further = experiment == "minimum_perturbation" and self._other_limit
+        another = self._theirs.get(sampler) != self._ours.get(sampler)  # of a name that is one's own in one run alone
+        if searched_further or another or not path.exists():
             return None
         try:
-            return load_arrays(path)
+            arrays = load_arrays(path)
         except RecordError as error:
             warnings.warn(f"--reuse: {error}", stacklevel=2)
             return None
+        if any(array.shape[:1] != (len(self.row),) for array in arrays.values()):
+            raise RecordError(f"--reuse: {path} has not a row for each of its run's {len(self.row)} images; {OLDER}")
+        return arrays
 
 
 def _changed(theirs: dict, ours: dict) -> Iterator[str]:
@@ -56,55 +85,62 @@ def _changed(theirs: dict, ours: dict) -> Iterator[str]:
     yield from (key for key in theirs.keys() | ours.keys() if key not in FREE and theirs.get(key) != ours.get(key))
     if theirs["seeds"][0] != ours["seeds"][0]:
         yield "the first of seeds"
-    if "velocity" in theirs and "velocity" in ours and theirs["velocity"] != ours["velocity"]:
+    if any(a != b and f"{a:g}" == f"{b:g}" for a in theirs["eps"] for b in ours["eps"]):  # they name shards
+        yield "eps, in the seventh digit"
+    if {*OF_VELOCITY} & {*theirs["samplers"]} & {*ours["samplers"]} and theirs.get("velocity") != ours.get("velocity"):
         yield "velocity"
     purifiers = dict(theirs.get("purifiers", ()))
     yield from (name for name, sha256 in ours.get("purifiers", ()) if purifiers.get(name, sha256) != sha256)
 
 
-def read_indices(path: Path) -> list[int]:
-    """The numbers of a run's images, from its images.json; RecordError where it holds none."""
+def read_images(path: Path) -> dict:
+    """What an images.json says: data set, split, and the images' numbers; RecordError where it says none."""
     try:
-        return [int(index) for index in json.loads(path.read_text())["indices"]]
+        found = json.loads(path.read_text())
+        return {**found, "indices": [int(index) for index in found["indices"]], "dataset": found["dataset"]}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RecordError(f"{path} does not say which images a run measured; give the images.json of one") from error
+        raise RecordError(f"{path} does not say which images a run measured; take that of a run which has begun, of "
+                          "this version") from error
 
 
-def chosen(told: Sequence[str], available: int) -> np.ndarray:
-    """The images that --indices names: numbers, ranges, and files images.json.
+def chosen(told: Sequence[str], dataset: str, available: int) -> np.ndarray:
+    """The images that --indices names: numbers, ranges, and files images.json of runs on the data set.
 
     Raises ValueError for what is none of them, for images that are not there, or that are named twice.
 
-    >>> chosen(["7", "0:3"], available=10).tolist()
+    >>> chosen(["7", "0:3"], "digits", available=500).tolist()
     [7, 0, 1, 2]
     """
-    found = [index for word in told for index in _read(word)]
+    found = [index for word in told for index in _read(word, dataset)]
     if beyond := [index for index in found if not 0 <= index < available]:
         raise ValueError(f"--indices: there are {available} test images, numbered from 0, got {beyond[0]}")
-    if len(set(found)) < len(found):
-        twice = next(index for index in found if found.count(index) > 1)
-        raise ValueError(f"--indices names image {twice} twice; name each once")
+    if twice := [index for index, count in Counter(found).items() if count > 1]:
+        raise ValueError(f"--indices names image {twice[0]} twice; name each once")
     if len(found) < 2:
         raise ValueError(f"--indices names {len(found)} of the images; standard errors need at least 2")
     return np.array(found)
 
 
-def _read(word: str) -> Sequence[int]:
-    if part := re.fullmatch(r"(\d+):(\d+)", word):
+def _read(word: str, dataset: str) -> Sequence[int]:
+    part = re.fullmatch(r"(\d+):(\d+)", word)
+    if part and int(part[1]) < int(part[2]):
         return range(int(part[1]), int(part[2]))
     if word.isdecimal():
         return [int(word)]
-    if word.endswith(".json"):
-        return read_indices(Path(word))
-    raise ValueError(f"--indices {word}: expected a number such as 7, a range such as 0:48 or a file images.json")
+    if not word.endswith(".json"):
+        raise ValueError(f"--indices {word}: expected a number such as 7, a range such as 0:48 or a file images.json")
+    found = read_images(Path(word))
+    if found["dataset"] != dataset:
+        raise ValueError(f"--indices {word}: its images are of {found['dataset']}, and this run's of {dataset}")
+    return found["indices"]
 
 
-def take(sources: Sequence[Source], experiment: str, name: str, indices: np.ndarray) -> Taken:
+def take(sources: Sequence[Source], experiment: str, sampler: str, name: str, indices: np.ndarray) -> Taken:
     """The rows of a shard for the images `indices`, each from the first source that has it."""
     rows, parts, left = [], [], dict(enumerate(indices.tolist()))
     for source in sources:
         held = [row for row, index in left.items() if index in source.row]
-        arrays = source.read(experiment, name) if held else None
+        arrays = source.read(experiment, sampler, name) if held else None
         if arrays is None:
             continue
         chosen = [source.row[left.pop(row)] for row in held]
@@ -114,5 +150,9 @@ def take(sources: Sequence[Source], experiment: str, name: str, indices: np.ndar
 
 
 def join(parts: Sequence[Arrays]) -> Arrays:
-    """Arrays of some images after those of others."""
+    """Arrays of some images after those of others; RecordError where they are not of one kind."""
+    kinds = [{key: array.shape[1:] for key, array in part.items()} for part in parts]
+    if any(kind != kinds[0] for kind in kinds):
+        raise RecordError(f"--reuse: runs hold different arrays of their images, {kinds[0]} and others; one of them "
+                          "was made by an older version; leave it out")
     return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}

@@ -64,7 +64,7 @@ def attacked(bench: Workbench, cell: Cell, eps: float, attack: str) -> Arrays:
                                   on_segment=lambda done, active: show(done, f"{active} images unbroken"))
         return {"margin": found.margin, "broken_at": found.broken_at, "gradients": found.gradients}
 
-    return bench.per_image("robust_accuracy", f"{cell}-eps{eps:g}-{attack}", compute)
+    return bench.per_image("robust_accuracy", cell, f"eps{eps:g}-{attack}", compute)
 
 
 def pieces(bench: Workbench) -> list[Piece]:

@@ -64,13 +64,13 @@ class Workbench:
         self.configuration = configuration
         for cell in self._grid:
             SAMPLERS[cell.sampler](self.schedule, cell.t_star)
-        for eps in configuration.eps:
+        for eps in (*configuration.eps, configuration.eps_max):
             checks.check_budget(eps)
         self.dataset = read(configuration.dataset, configuration.data_dir, configuration.image_size)
         if told is None and not configuration.indices and len(self.dataset.test_images) < configuration.images:
             self.configuration = configuration = replace(configuration, images=len(self.dataset.test_images))
         if configuration.indices:
-            self.indices = reuse.chosen(configuration.indices, len(self.dataset.test_images))
+            self.indices = reuse.chosen(configuration.indices, self.dataset.name, len(self.dataset.test_images))
         else:
             self.indices = self.dataset.subset(configuration.images, configuration.subset_seed)
         self.images, self.labels = self.dataset.test_images[self.indices], self.dataset.test_labels[self.indices]
@@ -85,7 +85,7 @@ class Workbench:
                         **self.networks.determinants}
         if self._own:
             determinants["purifiers"] = [[cell.sampler, sha256] for cell, sha256 in self._own.items()]
-        self._sources = [reuse.Source(folder, determinants) for folder in configuration.reuse]
+        self._reused = [reuse.Source(folder, determinants) for folder in configuration.reuse]
         self.folder = Folder(configuration.out, determinants)
         taken = {"dataset": self.dataset.name, "split": "test", "indices": self.indices.tolist()}
         write_atomic(self.folder.path / "images.json", json.dumps(taken).encode())
@@ -238,22 +238,32 @@ class Workbench:
         """Arrays of one piece of work, computed once per run."""
         return self.folder.shard(experiment, name, compute)
 
-    def per_image(self, experiment: str, name: str, compute: Callable[["Workbench"], Arrays]) -> Arrays:
-        """Arrays with a row an image, computed once per run, of those images that no run of --reuse has measured.
+    def per_image(
+        self, experiment: str, cell: Cell, what: str, compute: Callable[["Workbench"], Arrays]
+    ) -> Arrays:
+        """Arrays of a cell with a row an image, computed once per run, of images that no run of --reuse has measured.
 
-        compute: measures all images of the workbench that it is given.
+        what: tells them from others of the cell. compute: measures all images of the workbench that it is given.
         """
-        return self.shard(experiment, name, partial(self._joined, experiment, name, compute))
+        name = f"{cell}-{what}" if what else str(cell)
+        return self.shard(experiment, name, partial(self._joined, experiment, cell, name, compute))
 
-    def _joined(self, experiment: str, name: str, compute: Callable[["Workbench"], Arrays]) -> Arrays:
-        known = reuse.take(self._sources, experiment, name, self.indices)
+    def _joined(self, experiment: str, cell: Cell, name: str, compute: Callable[["Workbench"], Arrays]) -> Arrays:
+        theirs = self._sources if cell in (BARE, *self.cells) else []  # other cells' networks are not compared
+        known = reuse.take(theirs, experiment, cell.sampler, name, self.indices)
         if known.arrays is None:
             return compute(self)
-        if not len(known.missing):
-            return {key: array[np.argsort(known.rows)] for key, array in known.arrays.items()}
-        both = reuse.join([known.arrays, compute(Part(self, known.missing))])
+        parts = [known.arrays, *([compute(Part(self, known.missing))] if len(known.missing) else [])]
         order = np.argsort(np.concatenate([known.rows, known.missing]))
-        return {key: array[order] for key, array in both.items()}
+        return {key: array[order] for key, array in reuse.join(parts).items()}
+
+    @cached_property
+    def _sources(self) -> list[reuse.Source]:
+        """Runs whose measurements may be taken: their networks are this run's."""
+        sha256 = self.networks.sha256 if self._reused else {}
+        for source in self._reused:
+            source.check_weights({name: sha256[name] for name in sha256 if name not in self.networks.given})
+        return self._reused
 
     def write(
         self, experiment: str, measurements: Iterable[Measurement], weights: dict[str, str] | None = None
@@ -300,13 +310,16 @@ class Part(Workbench):
         self._whole, self._rows = whole, rows
         self.images, self.labels, self.indices = whole.images[rows], whole.labels[rows], whole.indices[rows]
 
-    def purifier(self, cell: Cell) -> Purifier:
-        """The other's."""
-        return self._whole.purifier(cell)
-
-    def per_image(self, experiment: str, name: str, compute: Callable[[Workbench], Arrays]) -> Arrays:
+    def per_image(
+        self, experiment: str, cell: Cell, what: str, compute: Callable[[Workbench], Arrays]
+    ) -> Arrays:
         """The rows of these images."""
-        return {key: array[self._rows] for key, array in self._whole.per_image(experiment, name, compute).items()}
+        whole = self._whole.per_image(experiment, cell, what, compute)
+        return {key: array[self._rows] for key, array in whole.items()}
+
+    def shard(self, experiment: str, name: str, compute: Callable[[], Arrays]) -> Arrays:
+        """None, for it would be taken for one of all images."""
+        raise TypeError(f"{name} is asked of some of the run's images; ask for it per image")
 
 
 def made_with(m: Measurement, weights: dict[str, str]) -> Measurement:

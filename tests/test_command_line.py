@@ -45,6 +45,7 @@ def test_every_option_is_explained_with_its_default():
     (["--images", "501"], "digits has 500 test images"),
     (["--images", "1"], "at least 2"),
     (["--eps", "8"], "budget in pixel units"),
+    (["--eps-max", "2"], "budget in pixel units"),
     (["--t-stars", "101"], "t_star counts steps of the schedule, 0..100, got 101"),
     (["--respaced", "33"], "must divide the schedule's 1000 steps"),
     (["--seeds"], "--seeds is empty"),
@@ -121,7 +122,7 @@ def test_a_data_set_has_its_own_values_of_what_is_not_told():
     assert (colour.images, colour.eps) == (7, (2 / 255,))
     assert Configuration().resolved().eps == (0.1, 0.2)
     assert Configuration(t_stars=(5, 1)).resolved().t_stars == (1, 5)
-    assert [Configuration(eps=(eps,)).resolved().eps_max for eps in (0.1, 0.4)] == [0.5, 0.8]
+    assert [Configuration(eps=(eps,)).resolved().eps_max for eps in (0.1, 0.4, 0.7)] == [0.5, 0.8, 1]
     assert (Configuration().resolved().training.robust_eps, colour.training.robust_eps) == (0.15, 8 / 255)
 
 

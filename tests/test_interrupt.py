@@ -3,9 +3,10 @@
 import signal
 import threading
 import time
+from contextlib import suppress
 
 import pytest
-from purimetry.experiments import interrupt
+from purimetry.experiments import command_line, interrupt
 
 
 @pytest.fixture
@@ -18,14 +19,12 @@ def handled(monkeypatch):
 
 
 def test_an_interrupt_that_is_dropped_comes_until_it_is_heard(handled):
-    dropped = 0
     with pytest.raises(KeyboardInterrupt), interrupt.insistent():
-        while dropped < 2:
-            try:
-                signal.raise_signal(signal.SIGINT) if not dropped else time.sleep(60)
-            except KeyboardInterrupt:
-                dropped += 1
-        time.sleep(60)
+        for again in range(2):
+            with suppress(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT) if not again else time.sleep(5)
+                pytest.fail("no interrupt came")
+        time.sleep(5)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     time.sleep(0.1)  # in which none comes any more
 
@@ -58,3 +57,14 @@ def test_a_thread_has_no_handler_to_change(handled):
     thread.start()
     thread.join()
     assert not failed
+
+
+def test_a_command_whose_interrupt_is_dropped_ends(handled, monkeypatch, capsys):
+    def drops(command):
+        with suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        time.sleep(5)
+
+    monkeypatch.setattr(command_line, "_execute", drops)
+    assert command_line.main(["list"]) == 130
+    assert "the same command resumes" in capsys.readouterr().err

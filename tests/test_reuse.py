@@ -1,15 +1,19 @@
 """A run that takes from others what they have measured: the same numbers, and only the rest is measured."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from purimetry.compression.batches import calls_of
 from purimetry.compression.records import RecordError, load_arrays, read_records, save_arrays
-from purimetry.experiments import command_line, prediction, reuse, robust_accuracy
+from purimetry.experiments import (
+    command_line, minimum_perturbation, models, prediction, rates, reuse, robust_accuracy,
+)
 from purimetry.experiments.configuration import Configuration, quick
-from purimetry.experiments.workbench import BARE, Workbench
+from purimetry.experiments.workbench import BARE, Cell, Part, Workbench
 
 MODELS = """
 import jax.numpy as jnp
@@ -32,7 +36,7 @@ def told(tmp_path_factory) -> dict:
     file.write_text(MODELS)
     return {"classifier": f"{file}:classifier", "denoiser": f"{file}:denoiser", "samplers": ("ddpm",),
             "t_stars": (2,), "eps": (0.1,), "eps_factors": (1.0,), "seeds": (0,), "draws": 2, "attack_steps": 4,
-            "attack_restarts": 1, "paper_steps": 4, "bootstrap": 20, "batch": 4}
+            "attack_restarts": 1, "paper_steps": 4, "bootstrap": 20}
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +49,12 @@ def first(told, tmp_path_factory) -> Path:
 
 def run(configuration: Configuration) -> list:
     bench = Workbench(configuration)
-    return [*robust_accuracy.run(bench), *prediction.run(bench)]
+    with calls_of(4):
+        return [*robust_accuracy.run(bench), *prediction.run(bench)]
+
+
+def copied(folder: Path, to: Path) -> Path:
+    return Path(shutil.copytree(folder, to))
 
 
 def arrays(folder: Path) -> dict:
@@ -67,11 +76,7 @@ def test_more_images_and_samplers_give_the_records_of_a_run_of_its_own(told, fir
 
 def test_only_what_is_not_known_is_measured(told, first, tmp_path, monkeypatch):
     """A shard of the other run with marked values comes through, and the attack is given the other images alone."""
-    marked = tmp_path / "marked"
-    for file in first.rglob("*"):
-        if file.is_file():
-            (marked / file.relative_to(first)).parent.mkdir(parents=True, exist_ok=True)
-            (marked / file.relative_to(first)).write_bytes(file.read_bytes())
+    marked = copied(first, tmp_path / "marked")
     shard = "robust_accuracy/shards/ddpm-t2-eps0.1-converged.npz"
     save_arrays(marked / shard, {**load_arrays(marked / shard), "margin": np.arange(4, dtype=np.float32)})
     attacked, attack = [], robust_accuracy.attack_images
@@ -110,7 +115,7 @@ def test_runs_are_pooled_by_the_images_that_they_name(told, first, tmp_path, mon
 
 @pytest.mark.parametrize("other, named", [
     ({"draws": 3}, "draws"), ({"seeds": (1, 0)}, "the first of seeds"), ({"respaced": 50}, "respaced"),
-    ({"attack_steps": 5, "eps_max": 0.7}, "attack_steps, eps_max"),
+    ({"attack_steps": 5, "paper_steps": 5}, "attack_steps, paper_steps"),
 ])
 def test_a_run_of_other_settings_is_refused(told, first, tmp_path, other, named):
     with pytest.raises(RecordError, match=rf"--reuse .*other settings \({named}\)"):
@@ -119,10 +124,21 @@ def test_a_run_of_other_settings_is_refused(told, first, tmp_path, other, named)
 
 
 @pytest.mark.parametrize("other", [
-    {"t_stars": (1, 2)}, {"eps": (0.1, 0.2)}, {"seeds": (0, 3)}, {"eps_factors": (0.5, 1.0)}, {"note": "mine"},
+    {"t_stars": (1, 2)}, {"eps": (0.1, 0.6)}, {"seeds": (0, 3)}, {"eps_factors": (0.5, 1.0)}, {"note": "mine"},
 ])
-def test_what_has_a_name_of_its_own_may_differ(told, first, tmp_path, other):
-    Workbench(Configuration(out=tmp_path / "out", images=5, reuse=(first,), **{**told, **other}))
+def test_what_may_differ_changes_no_row(told, first, tmp_path, other):
+    """Rates, and distances, which depend on the largest budget."""
+    def measured(name, **also):
+        bench = Workbench(Configuration(out=tmp_path / name, images=5, **{**told, **other}, **also))
+        with calls_of(4):
+            return [rates.run(bench), minimum_perturbation.run(bench)]
+
+    assert measured("grown", reuse=(first,)) == measured("alone")
+
+
+def test_budgets_of_one_name_are_told_apart(told, first, tmp_path):
+    with pytest.raises(RecordError, match="eps, in the seventh digit"):
+        Workbench(Configuration(out=tmp_path / "out", reuse=(first,), **{**told, "eps": (0.10000001,)}))
 
 
 def test_a_purifier_that_changed_under_its_name_is_refused(told, tmp_path):
@@ -134,6 +150,76 @@ def test_a_purifier_that_changed_under_its_name_is_refused(told, tmp_path):
     file.write_text(MODELS.replace("0.9", "0.8"))
     with pytest.raises(RecordError, match=r"other settings \(darker\)"):
         Workbench(Configuration(out=tmp_path / "two", reuse=(tmp_path / "one",), **own))
+
+
+def test_a_purifier_of_ones_own_is_not_taken_for_one_of_ours(told, tmp_path):
+    """Of the name that an experiment lends to an autoencoder."""
+    file = tmp_path / "mine.py"
+    file.write_text(MODELS.replace("darker", "vae"))
+    own = {**told, "samplers": (), "purifiers": (f"{file}:vae",), "images": 2}
+    rate = lambda bench: rates.rates(bench, Cell("vae", 0), 0.1, 0)["l2"]
+    mine, ours = Workbench(Configuration(out=tmp_path / "mine", **own)), {**told, "images": 2}
+    assert rate(mine) == pytest.approx(0.9)
+    lent = Workbench(Configuration(out=tmp_path / "ours", reuse=(tmp_path / "mine",), **ours))
+    lent.lend(Cell("vae", 0), lambda: lambda x, key: 0.5 * x)
+    assert rate(lent) == pytest.approx(0.5)
+    again = Workbench(Configuration(out=tmp_path / "again", reuse=(tmp_path / "ours",), **own))
+    assert rate(again) == pytest.approx(0.9)
+
+
+@pytest.mark.parametrize("one, other", [("", "v"), ("v", ""), ("v", "w")])
+def test_flows_along_other_velocities_are_refused(told, tmp_path, one, other):
+    file = tmp_path / "velocities.py"
+    file.write_text("v = lambda x, t: x\nw = lambda x, t: -x\n")
+    asked = lambda name: {**told, "samplers": ("ddpm", "flow"), "images": 2,
+                          **({"velocity": f"{file}:{name}"} if name else {})}
+    Workbench(Configuration(out=tmp_path / "one", **asked(one)))
+    with pytest.raises(RecordError, match=r"other settings \(velocity\)"):
+        Workbench(Configuration(out=tmp_path / "other", reuse=(tmp_path / "one",), **asked(other)))
+    Workbench(Configuration(out=tmp_path / "without", reuse=(tmp_path / "one",), **{**told, "images": 2}))
+
+
+def test_networks_that_were_trained_elsewhere_are_refused(told, tmp_path, monkeypatch):
+    """Of one configuration, with other weights; and where no record says which."""
+    here = {**{name: told[name] for name in told if name != "classifier"}, "images": 2}
+    train = lambda sha256: monkeypatch.setattr(models, "classifier", lambda *_: (lambda x: 10 * x[0, :1, 0], sha256))
+    train("a" * 64)
+    bench = Workbench(Configuration(out=tmp_path / "one", **here))
+    rates.anchors(bench, bench.cells[0], 0)
+    again = Workbench(Configuration(out=tmp_path / "again", reuse=(tmp_path / "one",), **here))
+    with pytest.raises(RecordError, match="has no records yet"):
+        rates.anchors(again, again.cells[0], 0)
+    rates.run(bench)
+    rates.anchors(again, again.cells[0], 0)
+    train("b" * 64)
+    other = Workbench(Configuration(out=tmp_path / "other", reuse=(tmp_path / "one",), **here))
+    with pytest.raises(RecordError, match="trained another classifier, on another machine perhaps"):
+        rates.anchors(other, other.cells[0], 0)
+
+
+@pytest.mark.parametrize("arrays", [
+    {"margin": np.zeros(3, np.float32), "broken_at": np.zeros(3, int), "gradients": np.zeros(3, int)},
+    {"margin": np.zeros(4, np.float32)},
+])
+def test_shards_of_another_kind_are_refused(told, first, tmp_path, arrays):
+    older = copied(first, tmp_path / "older")
+    save_arrays(older / "robust_accuracy/shards/ddpm-t2-eps0.1-converged.npz", arrays)
+    bench = Workbench(Configuration(out=tmp_path / "out", images=5, reuse=(older,), **told))
+    with pytest.raises(RecordError, match="older version"):
+        robust_accuracy.attacked(bench, bench.cells[0], 0.1, "converged")
+
+
+def test_records_of_an_older_version_are_refused(told, first, tmp_path, monkeypatch):
+    monkeypatch.setattr(reuse, "version", lambda name: "9.9")
+    bench = Workbench(Configuration(out=tmp_path / "out", images=5, reuse=(first,), **told))
+    with pytest.raises(RecordError, match="older version"):
+        rates.anchors(bench, bench.cells[0], 0)
+
+
+def test_a_part_keeps_no_shards(told, tmp_path):
+    part = Part(Workbench(Configuration(out=tmp_path / "out", images=3, **told)), np.array([1]))
+    with pytest.raises(TypeError, match="some of the run's images"):
+        part.shard("rates", "mine", dict)
 
 
 def test_a_folder_without_a_run_is_refused(told, first, tmp_path):
@@ -149,12 +235,20 @@ def test_a_folder_without_a_run_is_refused(told, first, tmp_path):
     (["0:5", "3"], "names image 3 twice"),
     (["498:501"], "500 test images, numbered from 0, got 500"),
     (["7"], "names 1 of the images; standard errors need at least 2"),
-    (["5:5"], "names 0 of the images"),
+    (["5:5"], "expected a number"),
+    (["0:4", "9:5"], "expected a number"),
     (["nowhere/images.json"], "does not say which images a run measured"),
 ])
 def test_indices_that_name_no_images(told, message):
     with pytest.raises(ValueError, match=message):
-        reuse.chosen(told, 500)
+        reuse.chosen(told, "digits", 500)
+
+
+def test_a_list_of_other_images_is_refused(tmp_path):
+    (tmp_path / "images.json").write_text('{"dataset": "cifar10", "split": "test", "indices": [1, 2]}')
+    with pytest.raises(ValueError, match="its images are of cifar10, and this run's of digits"):
+        reuse.chosen([str(tmp_path / "images.json")], "digits", 500)
+    assert reuse.chosen([str(tmp_path / "images.json"), "7"], "cifar10", 500).tolist() == [1, 2, 7]
 
 
 @pytest.mark.parametrize("also", [{"images": 4}, {"subset_seed": 0}])
@@ -163,8 +257,9 @@ def test_indices_stand_alone(also):
         Configuration(indices=("0:4",), **also)
 
 
-def test_a_tour_and_ones_own_images_keep_the_indices(capsys):
-    assert quick(Configuration(indices=("0:4",))).indices == ("0:4",)
+def test_a_tour_and_ones_own_images_keep_the_indices():
+    toured = quick(Configuration(indices=("0:4",)))
+    assert toured.indices == ("0:4",) and toured.images is None
     assert replace(Configuration(indices=("0:4",)), dataset="mine.npz").resolved().subset_seed is None
     command = command_line.parsed(["run", "rates", "--indices", "0:48", "a/images.json", "--reuse", "a", "b"])
     assert command.configuration.indices == ("0:48", "a/images.json")
