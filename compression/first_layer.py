@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import jax
-from jax.extend.core import ClosedJaxpr, Jaxpr, Var, jaxpr_as_fun
+from jax.extend.core import ClosedJaxpr, Var, jaxpr_as_fun
 from jaxtyping import Array, Float
 
 from .types import Image
@@ -37,7 +37,7 @@ def _search(closed: ClosedJaxpr, arguments: list, depending: set[Var]):
         if name in PRODUCTS:
             return before(operands[:1])[0]
         if inner is not None and name != "scan":  # a call: jit, checkpoint, custom_jvp, ...
-            inner = ClosedJaxpr(inner, ()) if isinstance(inner, Jaxpr) else inner
+            inner = inner if hasattr(inner, "consts") else ClosedJaxpr(inner, ())  # since JAX 0.12 all have them
             inside = {own for own, atom in zip(inner.jaxpr.invars, equation.invars, strict=True) if atom in operands}
             found = _search(inner, before(equation.invars), inside)
             if found is not None:
