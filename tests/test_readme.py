@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import purimetry as pm
+from purimetry.compression.records import read_records
 from purimetry.experiments import models
 from purimetry.experiments.command_line import parsed
 from purimetry.experiments.configuration import Training
@@ -47,6 +48,28 @@ def test_the_example_on_cifar10s_records_says_what_its_page_does(capsys, monkeyp
     _, differences, correlations = zip(*(line.split() for line in capsys.readouterr().out.splitlines()), strict=True)
     assert f"{', '.join(differences[:-1])} and {differences[-1]} ± 0.001 above" in PAGES["docs/cifar10.md"]
     assert f"({min(correlations)} to {max(correlations)};" in PAGES["docs/cifar10.md"]
+
+
+ROWS = {
+    "rate_l2": ("rate, ours",),
+    "measured_robust_accuracy": ("robust, measured", "robust, converged, ours"),
+    "predicted_robust_accuracy": ("**robust, predicted without an attack**", "**predicted at anchors (paper's)**"),
+}
+"""What the tables of CIFAR-10 call a quantity."""
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/cifar10.md"])
+def test_the_table_of_cifar10_is_what_the_records_say(page):
+    records = read_records(ROOT / "records/cifar10_pooled")
+    rows = [line.strip("| ").split(" | ") for line in PAGES[page].splitlines()]
+    for sampler in ("ddpm", "reverse", "ddim"):
+        for quantity, names in ROWS.items():
+            found = [m for m in records if m.quantity == quantity and m.at["sampler"] == sampler
+                     and m.at.get("predictor", "survival_anchor") == "survival_anchor"]
+            digits, unit = (3, "") if quantity == "rate_l2" else (1, " %")
+            cells = [f"{m.value:.{digits}f} ± {m.se:.{digits}f}{unit}" for m in found]
+            assert len(cells) == 4
+            assert any(row[-4:] == cells and row[-5] in names for row in rows), (sampler, quantity)
 
 
 COMMANDS = sorted({
