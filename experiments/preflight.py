@@ -2,7 +2,8 @@
 
 Command: purimetry run preflight
 Time: about 75 s on 2 cores of an AMD EPYC.
-Expect: all 56 checks of digits find nothing, as do the 56 of CIFAR-10 at t* = 2.
+Expect: all 56 checks of digits find nothing, or one warns of a single image (the networks are the machine's own), as do
+the 56 of CIFAR-10 at t* = 2.
 
 Robustness claims of purification defences have been overturned because randomness was not fixed, gradients were
 masked, attacks did not converge, or budgets, times and normalisations were mixed up. `purimetry.preflight` looks for
