@@ -1,9 +1,7 @@
 """What other runs have measured of single images, so that a run of more images, samplers or t* starts from there."""
 
 import json
-import re
 import warnings
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..compression.records import Arrays, RecordError, load_arrays, read_manifest, read_records
+from .datasets import read_images
 from .purifiers import OF_VELOCITY
 
 FREE = ("images", "subset_seed", "indices_sha256", "samplers", "t_stars", "eps", "eps_factors", "eps_max", "seeds",
@@ -91,48 +90,6 @@ def _changed(theirs: dict, ours: dict) -> Iterator[str]:
         yield "velocity"
     purifiers = dict(theirs.get("purifiers", ()))
     yield from (name for name, sha256 in ours.get("purifiers", ()) if purifiers.get(name, sha256) != sha256)
-
-
-def read_images(path: Path) -> dict:
-    """What an images.json says: data set, split, and the images' numbers; RecordError where it says none."""
-    try:
-        found = json.loads(path.read_text())
-        return {**found, "indices": [int(index) for index in found["indices"]], "dataset": found["dataset"]}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RecordError(f"{path} does not say which images a run measured; take that of a run which has begun, of "
-                          "this version") from error
-
-
-def chosen(told: Sequence[str], dataset: str, available: int) -> np.ndarray:
-    """The images that --indices names: numbers, ranges, and files images.json of runs on the data set.
-
-    Raises ValueError for what is none of them, for images that are not there, or that are named twice.
-
-    >>> chosen(["7", "0:3"], "digits", available=500).tolist()
-    [7, 0, 1, 2]
-    """
-    found = [index for word in told for index in _read(word, dataset)]
-    if beyond := [index for index in found if not 0 <= index < available]:
-        raise ValueError(f"--indices: there are {available} test images, numbered from 0, got {beyond[0]}")
-    if twice := [index for index, count in Counter(found).items() if count > 1]:
-        raise ValueError(f"--indices names image {twice[0]} twice; name each once")
-    if len(found) < 2:
-        raise ValueError(f"--indices names {len(found)} of the images; standard errors need at least 2")
-    return np.array(found)
-
-
-def _read(word: str, dataset: str) -> Sequence[int]:
-    part = re.fullmatch(r"(\d+):(\d+)", word)
-    if part and int(part[1]) < int(part[2]):
-        return range(int(part[1]), int(part[2]))
-    if word.isdecimal():
-        return [int(word)]
-    if not word.endswith(".json"):
-        raise ValueError(f"--indices {word}: expected a number such as 7, a range such as 0:48 or a file images.json")
-    found = read_images(Path(word))
-    if found["dataset"] != dataset:
-        raise ValueError(f"--indices {word}: its images are of {found['dataset']}, and this run's of {dataset}")
-    return found["indices"]
 
 
 def take(sources: Sequence[Source], experiment: str, sampler: str, name: str, indices: np.ndarray) -> Taken:

@@ -23,7 +23,7 @@ from ..compression.records import Arrays, Folder, Measurement, write_atomic
 from ..compression.types import Classifier, NoisePredictor, Purifier
 from . import own, reuse
 from .configuration import Configuration
-from .datasets import read
+from .datasets import chosen, read
 from .networks import NAMES, Networks
 from .pieces import Piece
 from .progress import bar
@@ -67,11 +67,12 @@ class Workbench:
         for eps in (*configuration.eps, configuration.eps_max):
             checks.check_budget(eps)
         self.dataset = read(configuration.dataset, configuration.data_dir, configuration.image_size)
-        if told is None and not configuration.indices and len(self.dataset.test_images) < configuration.images:
-            self.configuration = configuration = replace(configuration, images=len(self.dataset.test_images))
+        available = len(self.dataset.test_images)
         if configuration.indices:
-            self.indices = reuse.chosen(configuration.indices, self.dataset.name, len(self.dataset.test_images))
+            self.indices = chosen(configuration.indices, self.dataset.name, available)
         else:
+            if told is None and available < configuration.images:
+                self.configuration = configuration = replace(configuration, images=available)
             self.indices = self.dataset.subset(configuration.images, configuration.subset_seed)
         self.images, self.labels = self.dataset.test_images[self.indices], self.dataset.test_labels[self.indices]
         checks.check_images(self.images)
@@ -81,8 +82,7 @@ class Workbench:
         self.networks = Networks(configuration, self.dataset)
         self._own = self._read_purifiers()
         self._check_times()
-        determinants = {**self.settings, "data_sha256": self.dataset.fingerprint,
-                        **self.networks.determinants}
+        determinants = {**self.settings, "data_sha256": self.dataset.fingerprint, **self.networks.determinants}
         if self._own:
             determinants["purifiers"] = [[cell.sampler, sha256] for cell, sha256 in self._own.items()]
         self._reused = [reuse.Source(folder, determinants) for folder in configuration.reuse]

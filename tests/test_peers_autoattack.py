@@ -19,9 +19,8 @@ from purimetry.compression.networks.convolution import convolve
 pytestmark = [pytest.mark.peer, pytest.mark.usefixtures("one_torch_thread")]
 torch = pytest.importorskip("torch")
 autoattack = pytest.importorskip("pyautoattack")
-from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted  # noqa: E402
-from pyautoattack.fab_pt import FABAttack_PT  # noqa: E402
-from pyautoattack.square import SquareAttack  # noqa: E402
+autopgd, fab_pt, peers_square = (pytest.importorskip(f"pyautoattack.{name}") for name in
+                                 ("autopgd_base", "fab_pt", "square"))
 
 KERNEL = np.random.default_rng(0).normal(size=(3, 3, 1, 8)) / 2
 DIGITS = pm.digits()
@@ -110,8 +109,9 @@ def test_apgd_walks_as_autoattacks(norm, loss):
     starts = np.stack([norm.edge_start(x, eps, jax.random.key(i)) for i, x in enumerate(jnp.asarray(INSIDE))])
     starts = starts.astype(np.float64)
     model, labels = Classifier(), torch.tensor(INSIDE_LABELS).long()
-    theirs = {"ce": partial(APGDAttack, loss="ce"), "dlr": partial(APGDAttack, loss="dlr"),
-              "dlr-targeted": APGDAttack_targeted}[loss](model, n_iter=steps, norm=NAMES[norm], eps=eps, device="cpu")
+    theirs = {"ce": partial(autopgd.APGDAttack, loss="ce"), "dlr": partial(autopgd.APGDAttack, loss="dlr"),
+              "dlr-targeted": autopgd.APGDAttack_targeted}[loss]
+    theirs = theirs(model, n_iter=steps, norm=NAMES[norm], eps=eps, device="cpu")
     theirs.init_hyperparam(torch_images(images))
     theirs.y_target = model(torch_images(images)).sort(dim=1)[1][:, -2 - rank]
     criterion = {"ce": partial(torch.nn.functional.cross_entropy, reduction="none"), "dlr": theirs.dlr_loss,
@@ -143,7 +143,7 @@ def test_apgd_walks_as_autoattacks(norm, loss):
 def test_fab_walks_as_autoattacks(norm):
     """In float32, whose differences grow from step to step: the first ten steps, then the distances that are found."""
     model, steps, rank = Classifier(), 60, 1
-    theirs = FABAttack_PT(model, norm=NAMES[norm], n_iter=steps, eps=1.0, targeted=True, device="cpu")
+    theirs = fab_pt.FABAttack_PT(model, norm=NAMES[norm], n_iter=steps, eps=1.0, targeted=True, device="cpu")
     theirs.target_class = rank + 2
     adversarial = theirs.attack_single_run(torch_images(IMAGES), torch.tensor(LABELS), is_targeted=True)
     largest = norm.largest(IMAGES.shape[1:])
@@ -210,7 +210,8 @@ def test_square_proposes_and_accepts_as_autoattacks(norm, eps):
         corners += [torch.tensor([int(u * (10 - side + 1))]) for u in uniform[: count // 2 * 2]]
         turns += [torch.tensor([1 - float(uniform[4])])] if norm is l2 else []
         flips.append(signs(uniform[count:])[:, None, None])
-    theirs = SquareAttack(model, norm=NAMES[norm], n_queries=queries, eps=eps, device="cpu", resc_schedule=False)
+    theirs = peers_square.SquareAttack(model, norm=NAMES[norm], n_queries=queries, eps=eps, device="cpu",
+                                       resc_schedule=False)
     theirs.init_hyperparam(torch_images(np.asarray(x)[None]))
     with mock.patch.multiple(theirs, random_choice=replayed(flips), random_int=replayed(corners)), \
             mock.patch("torch.rand", replayed(turns)):

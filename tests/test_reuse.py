@@ -10,7 +10,7 @@ import pytest
 from purimetry.compression.batches import calls_of
 from purimetry.compression.records import RecordError, load_arrays, read_records, save_arrays
 from purimetry.experiments import (
-    command_line, minimum_perturbation, models, prediction, rates, reuse, robust_accuracy,
+    command_line, datasets, minimum_perturbation, models, prediction, rates, reuse, robust_accuracy,
 )
 from purimetry.experiments.configuration import Configuration, quick
 from purimetry.experiments.workbench import BARE, Cell, Part, Workbench
@@ -241,14 +241,14 @@ def test_a_folder_without_a_run_is_refused(told, first, tmp_path):
 ])
 def test_indices_that_name_no_images(told, message):
     with pytest.raises(ValueError, match=message):
-        reuse.chosen(told, "digits", 500)
+        datasets.chosen(told, "digits", 500)
 
 
 def test_a_list_of_other_images_is_refused(tmp_path):
     (tmp_path / "images.json").write_text('{"dataset": "cifar10", "split": "test", "indices": [1, 2]}')
     with pytest.raises(ValueError, match="its images are of cifar10, and this run's of digits"):
-        reuse.chosen([str(tmp_path / "images.json")], "digits", 500)
-    assert reuse.chosen([str(tmp_path / "images.json"), "7"], "cifar10", 500).tolist() == [1, 2, 7]
+        datasets.chosen([str(tmp_path / "images.json")], "digits", 500)
+    assert datasets.chosen([str(tmp_path / "images.json"), "7"], "cifar10", 500).tolist() == [1, 2, 7]
 
 
 @pytest.mark.parametrize("also", [{"images": 4}, {"subset_seed": 0}])

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
-from ..losses import targeted_dlr
 from ..checks import check_norm
+from ..losses import targeted_dlr
 from ..types import Budget, Image, Scalar
 from . import linf
 from .iterative import Iterative, each_rival

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from ..checks import check_classifier, check_images, check_norm
+from ..checks import check_classifier, check_images
 from ..gradients import eot
 from ..losses import Criterion, View, cross_entropy, defended, dlr, log_odds, margin
 from ..types import Classifier, Purifier
@@ -116,7 +116,6 @@ def ensemble(
     ('fgsm', [1.0, 0.0], [[5]])
     """
     images, labels = check_images(images), np.asarray(labels)
-    check_norm(norm)
     members = version(check_classifier(classifier, images[:2]), norm)
     n = len(images)
     x, margins = np.array(images, np.float32), judge_images(classifier, purifier, images, labels, keys, size)
