@@ -4,6 +4,7 @@ import json
 import re
 import sys
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
@@ -14,6 +15,7 @@ import tyro
 from . import hosts, progress
 from .configuration import Configuration, default_data, quick
 from .interrupt import insistent
+from .pieces import Piece
 
 EXPERIMENTS = {
     "training": "clean accuracy of the classifier, denoising error of noise predictor and flow",
@@ -246,7 +248,7 @@ def _run(names: list[str], configuration: Configuration, only_forecast: bool = F
             print(f"[{number}/{len(names)}] {name}: {EXPERIMENTS[name]}", flush=True)
             experiment = import_module(f".{name}", __package__)
             try:
-                processes.compute(name, experiment.pieces(bench))
+                processes.compute(name, experiment.pieces(bench), _pieces(bench, names[number:]))
                 hosts.wait(f"pieces of {name}")
                 if hosts.index() == 0:
                     experiment.run(bench)
@@ -260,6 +262,18 @@ def _run(names: list[str], configuration: Configuration, only_forecast: bool = F
     if hosts.index() == 0:
         _report(configuration.out)
     hosts.wait("report")
+
+
+def _pieces(bench, names: list[str]) -> Iterator[tuple[str, list[Piece]]]:
+    """Experiments and their pieces, of those that the run can meet."""
+    from .workbench import Unmet
+
+    for name in names:
+        try:
+            pieces = import_module(f".{name}", __package__).pieces(bench)
+        except Unmet:
+            continue
+        yield name, pieces
 
 
 def _report(folder: Path) -> None:

@@ -1,7 +1,7 @@
 """The pieces that an experiment's work falls into, and who computes which."""
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 
@@ -10,11 +10,43 @@ class Piece(NamedTuple):
 
     program: pieces of one program share compiled code, so they go to one process where there are enough others.
     cost: how long it takes, relative to the experiment's other pieces. compute: its result is dropped.
+    needs: programs whose pieces in the experiments before have to be done first, beside its own; None is all of them.
     """
 
     program: Hashable
     cost: float
     compute: Callable[[], Any]
+    needs: tuple[Hashable, ...] | None = None
+
+
+class Group(NamedTuple):
+    """Pieces of an experiment, by their numbers, that one process computes one after another."""
+
+    experiment: str
+    numbers: tuple[int, ...]
+    programs: frozenset[Hashable]
+    needs: frozenset[Hashable] | None
+    cost: float
+
+    @classmethod
+    def of(cls, experiment: str, pieces: Sequence[Piece], numbers: Iterable[int]) -> "Group":
+        """What these pieces are together."""
+        numbers = tuple(numbers)
+        chosen = [pieces[number] for number in numbers]
+        programs, anything = frozenset(piece.program for piece in chosen), any(p.needs is None for p in chosen)
+        needs = None if anything else programs.union(*(piece.needs for piece in chosen))
+        return cls(experiment, numbers, programs, needs, sum(piece.cost for piece in chosen))
+
+    def may_start(self, unfinished: Iterable["Group"]) -> bool:
+        """Whether it may while these groups of experiments before its own are not done.
+
+        >>> rates = Group.of("rates", [Piece(5, 1, print, needs=("denoiser",))], [0])
+        >>> denoiser = Group.of("training", [Piece("denoiser", 1, print, needs=())], [0])
+        >>> classifier = Group.of("training", [Piece("classifier", 1, print, needs=())], [0])
+        >>> rates.may_start([classifier]), rates.may_start([classifier, denoiser])
+        (True, False)
+        """
+        return all(self.needs is not None and not self.needs & other.programs for other in unfinished)
 
 
 class Passes(NamedTuple):

@@ -14,7 +14,6 @@ forbids to believe a number, a warning asks for a look; both are said when they 
 import json
 import warnings
 from collections.abc import Iterator
-from functools import partial
 
 import numpy as np
 
@@ -62,7 +61,7 @@ def defences(bench: Workbench) -> list[Cell]:
 
 def pieces(bench: Workbench) -> list[Piece]:
     """Each defence."""
-    return [Piece(cell, 1 + cell.t_star, partial(checked, bench, cell)) for cell in defences(bench)]
+    return bench.pieces(defences(bench), lambda bench, cell: iter(checked(bench, cell)))
 
 
 def passes(bench: Workbench) -> list[Passes]:

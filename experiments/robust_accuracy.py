@@ -69,7 +69,12 @@ def attacked(bench: Workbench, cell: Cell, eps: float, attack: str) -> Arrays:
 
 def pieces(bench: Workbench) -> list[Piece]:
     """The bare classifier, and each cell of the grid."""
-    return bench.pieces([BARE, *bench.cells], _measure)
+    return bench.pieces([BARE, *bench.cells], _needed)
+
+
+def _needed(bench: Workbench, cell: Cell) -> Iterator[Arrays]:
+    for eps, attack in _attacks(bench, cell):
+        yield attacked(bench, cell, eps, attack)
 
 
 def passes(bench: Workbench) -> list[Passes]:

@@ -30,9 +30,13 @@ TIMES = (10, 20, 50, 100, 150, 300, 600)
 
 def pieces(bench: Workbench) -> list[Piece]:
     """Each network is trained by itself."""
-    flow = [Piece("velocity", 4, lambda: bench.networks.velocity)] if bench.networks.has_velocity else []
-    denoiser = [Piece("denoiser", 4, lambda: bench.denoiser)] if bench.networks.has_denoiser else []
-    return [Piece("classifier", 1, lambda: bench.classifier), *denoiser, *flow]
+    networks = bench.networks
+    found = [Piece("classifier", 1, lambda: bench.classifier, needs=())]
+    if networks.has_denoiser:
+        found.append(Piece("denoiser", 4, lambda: bench.denoiser, needs=()))
+    if networks.has_velocity:
+        found.append(Piece("velocity", 4, lambda: networks.velocity, needs=()))
+    return found
 
 
 def run(bench: Workbench) -> list[Measurement]:

@@ -4,20 +4,21 @@ XLA on CPU uses little more than one core for programs of this size, so a proces
 fast. One thread each also makes results independent of the number of cores and of processes, bit for bit.
 """
 
+import itertools
 import multiprocessing
 import os
 import threading
 import time
 import warnings
-from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Iterable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from importlib import import_module
 
 from . import hosts, progress
 from .configuration import Configuration
-from .pieces import Piece, groups, share
+from .pieces import Group, Piece, groups, share
 
 
 class Workers:
@@ -25,15 +26,22 @@ class Workers:
 
     def __init__(self, configuration: Configuration, count: int):
         self.count, self.executor = count, None
+        self._running: dict[Future, Group] = {}
+        self._done: dict[Group, Future] = {}
         if count > 1:
             context = multiprocessing.get_context("spawn")  # a fork would copy JAX's locks without its threads
             self.bars = context.SimpleQueue() if progress.shown() else None
             self.executor = ProcessPoolExecutor(count, context, _begin, (configuration, self.bars))
 
-    def compute(self, experiment: str, pieces: Sequence[Piece]) -> None:
+    def compute(
+        self, experiment: str, pieces: Sequence[Piece], later: Iterable[tuple[str, Sequence[Piece]]] = ()
+    ) -> None:
         """Compute this host's share of an experiment's pieces, and say how it gets on.
 
-        Raises what the first failing one raised.
+        later: experiments to come, in order. A process for which nothing is left begins with pieces of these, where
+            what they need is done; not on several hosts, which do not know of each other's.
+
+        Raises what the first failing one raised, of a later experiment when that is computed.
         """
         mine = share(pieces, hosts.index(), hosts.count())
         if self.executor is None:
@@ -42,22 +50,43 @@ class Workers:
             return
         if not mine:
             return
-        together = [[mine[i] for i in group] for group in groups([pieces[number] for number in mine], self.count)]
-        whole, done, start = sum(pieces[number].cost for number in mine), 0.0, time.monotonic()
-        with progress.collected(self.bars), progress.bar(experiment) as show:
-            futures = {self.executor.submit(_compute, experiment, group): sum(pieces[n].cost for n in group)
-                       for group in together}
-            for future in as_completed(futures):
-                try:
-                    future.result()
-                except BrokenProcessPool as error:
-                    raise OSError(
-                        "a worker process ended before its work, perhaps for want of memory; run the same command "
-                        f"again, finished shards are kept, with --workers {max(1, self.count // 2)}"
-                    ) from error
-                done += futures[future]
-                show(done / whole)
-                progress.say(experiment, done / whole, time.monotonic() - start)
+        own, start = self._groups(experiment, pieces, mine), time.monotonic()
+        planned, rest, done = [own], iter(later if hosts.count() == 1 else ()), []
+        with _explained(self.count), progress.collected(self.bars), progress.bar(experiment) as show:
+            while True:
+                for group in [group for group in own if group in self._done and group not in done]:
+                    self._done[group].result()
+                    done.append(group)
+                    part = sum(group.cost for group in done) / sum(group.cost for group in own)
+                    show(part)
+                    progress.say(experiment, part, time.monotonic() - start)
+                if len(done) == len(own):
+                    return
+                self._begin(planned, rest)
+                for future in wait(self._running, return_when=FIRST_COMPLETED).done:
+                    self._done[self._running.pop(future)] = future
+
+    def _groups(self, experiment: str, pieces: Sequence[Piece], numbers: Sequence[int]) -> list[Group]:
+        together = groups([pieces[number] for number in numbers], self.count)
+        return [Group.of(experiment, pieces, (numbers[i] for i in group)) for group in together]
+
+    def _begin(self, planned: list[list[Group]], rest: Iterable[tuple[str, Sequence[Piece]]]) -> None:
+        """Give every process that has none a group that may start, those of the first experiments first."""
+        unfinished: list[Group] = []
+        for number in itertools.count():
+            if number == len(planned):
+                if (coming := next(rest, None)) is None:
+                    return
+                planned.append(self._groups(*coming, range(len(coming[1]))))
+            left = [group for group in planned[number] if group not in self._done]
+            for group in left:
+                if len(self._running) == self.count:
+                    return
+                if group not in self._running.values() and group.may_start(unfinished):
+                    self._running[self.executor.submit(_compute, group.experiment, group.numbers)] = group
+            if any(group.needs is None for group in planned[number]):
+                return  # what comes after may start from any of them
+            unfinished += left
 
     def stop(self) -> None:
         """End all processes now; what they were computing is lost, finished shards are kept."""
@@ -65,6 +94,17 @@ class Workers:
             for process in multiprocessing.active_children():
                 process.terminate()
             self.executor.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _explained(count: int):
+    try:
+        yield
+    except BrokenProcessPool as error:
+        raise OSError(
+            "a worker process ended before its work, perhaps for want of memory; run the same command again, finished "
+            f"shards are kept, with --workers {max(1, count // 2)}"
+        ) from error
 
 
 @contextmanager
@@ -119,7 +159,7 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _compute(experiment: str, numbers: list[int]) -> None:
+def _compute(experiment: str, numbers: Sequence[int]) -> None:
     import jax
 
     from ..compression.batches import calls_of

@@ -15,7 +15,7 @@ from purimetry.compression.networks import unet
 from purimetry.compression.networks.convolution import Convolution
 from purimetry.compression.protocol import BPDA, FULL, fixed, fresh
 from purimetry.compression.records import read_records
-from purimetry.experiments import alp_cells, attack_peers, autoencoders
+from purimetry.experiments import alp_cells, attack_peers, autoencoders, models
 from purimetry.experiments.alp_protocols import Case
 from purimetry.experiments.autoencoders import THREATS
 from purimetry.experiments.command_line import EXPERIMENTS, MAIN
@@ -142,6 +142,20 @@ def test_an_experiment_measures_resumes_and_is_shown(name, folder, monkeypatch):
     assert tables
     for table in tables:
         assert table.title and table.rows and all(row.keys() == table.rows[0].keys() for row in table.rows)
+
+
+def test_the_bare_classifier_is_measured_before_other_networks_are_there(folder, tmp_path, monkeypatch):
+    def too_early(*_):
+        raise AssertionError("the denoiser is not trained yet")
+
+    monkeypatch.setattr(models, "denoiser", too_early)
+    bench = Workbench(Configuration(out=tmp_path, cache=folder / "cache", **TINY))
+    for name in ("minimum_perturbation", "preflight", "robust_accuracy", "prediction", "anchors", "hypotheses"):
+        early = [piece for piece in import_module(f"purimetry.experiments.{name}").pieces(bench)
+                 if piece.needs == ("classifier",)]
+        assert [piece.program for piece in early] == [BARE]
+        early[0].compute()
+    assert shards(tmp_path)
 
 
 def test_every_experiment_has_a_place_in_the_report():

@@ -1,13 +1,18 @@
 """Several processes do the work of one, share what can be shared, and say what went wrong."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from purimetry.compression.batches import NonFinite
 from purimetry.compression.records import RecordError
 from purimetry.experiments import progress
+from purimetry.experiments import workers as module
 from purimetry.experiments.configuration import Configuration
 from purimetry.experiments.pieces import Piece, groups
-from purimetry.experiments.workers import workers
+from purimetry.experiments.workbench import Unmet
+from purimetry.experiments.workers import Workers, workers
 
 
 def pieces(*described):
@@ -62,3 +67,79 @@ def test_bars_of_other_processes_are_dropped_where_none_are_shown(monkeypatch):
     progress.send_to(None)
     with progress.bar("anything") as show:
         show(np.float32(0.5), "half")
+
+
+NETWORKS = ("classifier", "denoiser")
+PLAN = {
+    "training": [Piece("classifier", 1, print, ()), Piece("denoiser", 4, print, ())],
+    "rates": [Piece(t, t, print, NETWORKS) for t in (1, 2, 5)],
+    "attacks": [Piece("bare", 1, print, ("classifier",)), *(Piece(t, t, print, NETWORKS) for t in (1, 2, 5))],
+    "joined": [Piece("all", 1, print)],
+}
+"""Experiments in order; the last needs all before it."""
+
+
+@pytest.fixture
+def threads(monkeypatch):
+    """Workers whose processes are threads of this one, computing by a function that a test gives."""
+    found = Workers(Configuration(workers=1), 1)
+    found.count, found.bars, found.executor = 2, None, ThreadPoolExecutor(2)
+
+    def run(compute, plan=PLAN):
+        monkeypatch.setattr(module, "_compute", compute)
+        names = list(plan)
+        for number, name in enumerate(names, 1):
+            found.compute(name, plan[name], ((later, plan[later]) for later in names[number:]))
+
+    yield run
+    found.executor.shutdown()
+
+
+def test_a_process_without_work_begins_with_later_experiments(threads):
+    """While the denoiser is trained, what asks for the classifier alone is measured; each group is computed once."""
+    bare, lock, computed = threading.Event(), threading.Lock(), []
+
+    def compute(experiment, numbers):
+        programs = [PLAN[experiment][number].program for number in numbers]
+        with lock:
+            computed.extend((experiment, program) for program in programs)
+        if programs == ["denoiser"]:
+            assert bare.wait(60)
+        if programs == ["bare"]:
+            bare.set()
+
+    threads(compute)
+    assert sorted(computed, key=str) == sorted(((e, p.program) for e in PLAN for p in PLAN[e]), key=str)
+
+
+def test_no_group_begins_before_what_it_needs(threads):
+    lock, finished = threading.Lock(), set()
+    order = list(PLAN)
+
+    def compute(experiment, numbers):
+        for piece in (PLAN[experiment][number] for number in numbers):
+            before = {(e, p.program) for e in order[: order.index(experiment)] for p in PLAN[e]
+                      if piece.needs is None or p.program in (*piece.needs, piece.program)}
+            with lock:
+                assert before <= finished
+        with lock:
+            finished.update((experiment, PLAN[experiment][number].program) for number in numbers)
+
+    threads(compute)
+    assert len(finished) == sum(map(len, PLAN.values()))
+
+
+def test_an_error_is_raised_when_its_own_experiment_is_computed(threads):
+    plan = {"first": [Piece("slow", 1, print, ())], "second": [Piece("bare", 1, print, ())]}
+    failed, returned = threading.Event(), []
+
+    def compute(experiment, numbers):
+        if experiment == "second":
+            failed.set()
+            raise Unmet("no such network")
+        assert failed.wait(60)
+        returned.append(experiment)
+
+    with pytest.raises(Unmet, match="no such network"):
+        threads(compute, plan)
+    assert returned == ["first"]
