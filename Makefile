@@ -2,6 +2,9 @@
 PYTHON ?= python3
 ARGS ?=
 BIN = .venv/bin
+INSTALL = $(BIN)/pip install --quiet --no-compile
+# On all cores, where pip would take one; some packages bring files that are not meant to be compiled.
+COMPILE = $(BIN)/python -m compileall -qq -j 0 .venv || true
 
 .PHONY: help reproduce test lint constraints clean
 
@@ -29,13 +32,15 @@ lint: .venv/tests.stamp
 	touch $@
 
 .venv/core.stamp: .venv/made.stamp pyproject.toml constraints.txt
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable .
+	$(INSTALL) --constraint constraints.txt --editable .
+	$(COMPILE)
 	touch $@
 
 # torch first and alone, so that a CPU build that lies on the machine is taken.
 .venv/tests.stamp: .venv/core.stamp
-	$(BIN)/pip install --quiet torch==2.13.0
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,peers]'
+	$(INSTALL) torch==2.13.0
+	$(INSTALL) --constraint constraints.txt --editable '.[dev,peers]'
+	$(COMPILE)
 	touch $@
 
 # torch differs between machines, so it stays out, with what it pins exactly itself; so does the cuda extra.

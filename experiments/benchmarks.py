@@ -56,6 +56,8 @@ class Setting:
     """Size of the rate's perturbations, and the limit of the search for minimum ones, in pixel units."""
     search_steps: int = 50
     """Gradients of the search for minimum perturbations."""
+    convolved: int = 128
+    """Images of the ten convolutions, 8x8x32 each."""
     repeats: int = 7
     """Paired repeats."""
 
@@ -228,8 +230,8 @@ def _vmapped(network, x, *shared):
 
 
 def _convolutions(setting: Setting) -> list[dict]:
-    """Why `compression/networks/convolution.py` exists: ten convolutions in a scan, their gradient, 128 images."""
-    x = jax.random.normal(jax.random.key(0), (128, 8, 8, 32))
+    """Why `compression/networks/convolution.py` exists: ten convolutions in a scan, and their gradient."""
+    x = jax.random.normal(jax.random.key(0), (setting.convolved, 8, 8, 32))
     kernel = jax.random.normal(jax.random.key(1), (3, 3, 32, 32)) / 17
     each = partial(jax.vmap, in_axes=(0, None))
     ours = partial(_scan_gradient, each(convolve))

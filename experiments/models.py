@@ -23,7 +23,7 @@ from ..compression.weights import fingerprint, load_tree, save_tree
 from .configuration import Training, default_cache
 from .progress import bar
 
-CHECKPOINT = 250
+CHECKPOINT = 100
 """Steps between saved training states."""
 
 

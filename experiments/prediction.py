@@ -171,10 +171,11 @@ def _cells(bench: Workbench, evidence: Evidence) -> Iterator[Measurement]:
 
 def _scores(bench: Workbench, evidence: Evidence, name: str, samples: np.ndarray) -> Iterator[Measurement]:
     everyone, n, at = np.arange(evidence.n), evidence.n, {"predictor": name}
-    error = lambda images: evidence.predicted(name, images) - evidence.robust(images)
-    resampled = np.stack([error(images) for images in samples])
+    predicted, robust = evidence.predicted(name, everyone), evidence.robust(everyone)
+    resampled_predicted = np.stack([evidence.predicted(name, images) for images in samples])
+    resampled_robust = np.stack([evidence.robust(images) for images in samples])
+    found, resampled = predicted - robust, resampled_predicted - resampled_robust
     spread = lambda values: values.std(ddof=1)
-    found = error(everyone)
     points = "percentage points"
     absolute = np.abs(resampled).mean(1)
     emit = lambda quantity, value, se, unit, at=at: bench.measurement("prediction", quantity, value, se, n, unit, at)
@@ -187,8 +188,8 @@ def _scores(bench: Workbench, evidence: Evidence, name: str, samples: np.ndarray
         chosen = np.array([e == eps for _, e in evidence.grid])
         yield emit("mean_absolute_error", np.abs(found[chosen]).mean(),
                    spread(np.abs(resampled[:, chosen]).mean(1)), points, {**at, "eps": eps})
-    ranks = np.array([spearman(evidence.predicted(name, i), evidence.robust(i)) for i in samples])
-    yield emit("spearman", spearman(evidence.predicted(name, everyone), evidence.robust(everyone)), spread(ranks), "1")
+    ranks = np.array(list(map(spearman, resampled_predicted, resampled_robust)))
+    yield emit("spearman", spearman(predicted, robust), spread(ranks), "1")
     yield emit("spearman_low", np.quantile(ranks, 0.025), None, "1")
     yield emit("spearman_high", np.quantile(ranks, 0.975), None, "1")
     if name in evidence.said:

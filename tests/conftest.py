@@ -13,7 +13,7 @@ install_import_hook(["purimetry.compression", "purimetry.theory"], "beartype.bea
 
 # A test's programs are compiled once and run a few times, so compiling them well would take most of the suite's time.
 # Later JAX knows no second flag: an unknown one ends the process.
-QUICK = "--xla_backend_optimization_level=0"
+QUICK = "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
 if version("jaxlib").startswith("0.10."):
     QUICK += " --xla_cpu_use_fusion_emitters=false"
 os.environ["XLA_FLAGS"] = f"{QUICK} {os.environ.get('XLA_FLAGS', '')}"

@@ -10,7 +10,7 @@ benchmarks = pytest.importorskip("purimetry.experiments.benchmarks", reason="the
 
 pytestmark = pytest.mark.peer
 
-TINY = benchmarks.Setting(channels=(8,), t_star=2, images=4, batch=4, search_steps=2, repeats=1)
+TINY = benchmarks.Setting(channels=(8,), t_star=2, images=4, batch=4, search_steps=2, convolved=2, repeats=1)
 
 
 def test_every_task_is_timed_against_every_layout():

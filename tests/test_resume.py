@@ -11,7 +11,7 @@ import pytest
 
 TRAINED = (
     "run", "training", "--images", "4", "--batch", "4",
-    "--classifier-steps", "100", "--denoiser-steps", "300", "--classifier-channels", "8", "--denoiser-channels", "8",
+    "--classifier-steps", "100", "--denoiser-steps", "150", "--classifier-channels", "8", "--denoiser-channels", "8",
 )
 """A run of what is trained."""
 
