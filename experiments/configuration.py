@@ -181,7 +181,8 @@ class Configuration:
     classifier: str | None = None
     """Classifier from a file instead of one trained here (of CIFAR-10, instead of the one that comes with Purimetry),
     ARCHITECTURE:FILE: airbench, resnet18, resnet20, resnet56 or wide-resnet of CIFAR, resnet50 or bottleneck-resnet of
-    ImageNet (a state dict). Or FILE.py:NAME, a function of an image to logits."""
+    ImageNet (a state dict). Or FILE.py:NAME, a function of an image to logits. Of CIFAR-10, robust is the adversarially
+    trained one that comes with Purimetry."""
     denoiser: str | None = None
     """Noise predictor from files, as the classifier: diffusers:FOLDER (or FOLDER alone) of a UNet2DModel, as
     google/ddpm-cifar10-32, or guided:FILE of guided diffusion's UNet (a state dict). Or FILE.py:NAME, a function of
@@ -226,6 +227,8 @@ class Configuration:
             own = {name: value for name, value in own.items() if name not in ("images", "subset_seed")}
         if self.dataset == "cifar10" and self.resnet20 and not self.classifier:
             own["classifier"] = f"resnet20:{self.resnet20}"
+        if self.dataset == "cifar10" and self.classifier == "robust":
+            own["classifier"] = OWN["cifar10"]["robust_classifier"]
         if self.dataset == "cifar10" and self.velocity == "published":
             own["velocity"] = f"diffusers:{PUBLISHED / FLOW}"
         if self.training.robust_eps is None:

@@ -10,6 +10,11 @@ The causes are what changes between one predictor and the next, so they add up t
 anchor_shift: survival at anchors instead of clean images. heterogeneity: each image's own rate and distance.
 norm: the l_inf-to-l_inf rate instead of the l2 one. anisotropy: the rate along the margin's gradient instead of a
 random direction's. nonlinearity: relinearising along the attack's path. residual: what the converged attack adds.
+
+Beside them stand ratios that the law takes to be 1. One is of the classifier alone: its minimum perturbation at the
+anchor over that of a linear classifier of the same margin and gradient. An adversarially trained one bends away from
+the steps that it was trained against, not from what a purifier leaves of them, so its minimum perturbations promise
+more than it keeps behind a purifier.
 """
 
 from collections.abc import Iterator
@@ -23,7 +28,7 @@ from . import prediction
 from .minimum_perturbation import distances
 from .pieces import Piece
 from .prediction import probes, survivors
-from .rates import rates
+from .rates import anchors, rates
 from .robust_accuracy import attacked
 from .workbench import BARE, Cell, Workbench
 
@@ -57,6 +62,20 @@ def chain(bench: Workbench, cell: Cell, eps: float) -> np.ndarray:
     ])
 
 
+def distances_over_linear(bench: Workbench, cell: Cell, eps: float) -> np.ndarray:
+    """d_i over that of a linear classifier, -margin_i / ||g_i||_1 at the anchor, of each image where both are known.
+
+    ||g_i||_1 is what the defence, linearised at the image, gains within eps, over eps and the adversarial rate; where
+    [0, 1] cuts the budget that is a little less.
+    """
+    probe, least = probes(bench, cell, eps), distances(bench, cell)
+    margin = anchors(bench, cell, bench.configuration.seeds[0])["margin"]
+    gain = probe["first_order"] - margin
+    known = (margin < 0) & (gain > 0) & ~least.censored
+    linear = -margin[known] * eps * probe["adversarial_rate"][known] / gain[known]
+    return least.distance[known] / linear
+
+
 def _measure(bench: Workbench, cell: Cell, eps: float) -> Iterator[Measurement]:
     at, seed = {**cell.at, "eps": eps}, bench.configuration.seeds[0]
     for cause, change in zip(CAUSES, np.diff(chain(bench, cell, eps).astype(float), axis=0), strict=True):
@@ -70,7 +89,11 @@ def _measure(bench: Workbench, cell: Cell, eps: float) -> Iterator[Measurement]:
     }
     for name, values in ratios.items():
         yield bench.mean("diagnosis", name, values, "ratio", at)
-    kept = bootstrap(_ratio, probe["gained"], probe["promised"], resamples=bench.configuration.bootstrap)
+    resamples = bench.configuration.bootstrap
+    if len(over := distances_over_linear(bench, cell, eps)) > 1:
+        found = bootstrap(np.median, over, resamples=resamples)
+        yield bench.measurement("diagnosis", "distance_over_linear", found.value, found.se, len(over), "ratio", at)
+    kept = bootstrap(_ratio, probe["gained"], probe["promised"], resamples=resamples)
     yield bench.measurement("diagnosis", "gained_over_promised", kept.value, kept.se, len(bench.images), "ratio", at)
 
 

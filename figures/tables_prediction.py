@@ -9,6 +9,7 @@ RATIOS = {
     "rate_drift": "rate over that at the smallest size",
     "adversarial_over_random": "adversarial over random rate",
     "linf_over_l2": "l_inf over l2 rate",
+    "distance_over_linear": "minimum perturbation over a linear classifier's (median)",
     "gained_over_promised": "margin gained over promised to first order",
 }
 

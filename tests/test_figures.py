@@ -211,7 +211,10 @@ class SyntheticRun:
                         "percentage points",
                         1.2,
                     )
-                for quantity in ("rate_drift", "adversarial_over_random", "linf_over_l2", "gained_over_promised"):
+                for quantity in (
+                    "rate_drift", "adversarial_over_random", "linf_over_l2", "distance_over_linear",
+                    "gained_over_promised",
+                ):
                     yield self._one("diagnosis", quantity, self.random.uniform(1, 2), at, "ratio", 0.01)
 
 

@@ -182,6 +182,8 @@ def test_cifar10_is_measured_with_the_published_networks_unless_told_others():
     assert jax.eval_shape(lambda x: velocity.network(x, jnp.float32(10)), jnp.zeros((32, 32, 3))).shape == (32, 32, 3)
     assert velocity.trained_until == 150 and velocity.sha256 != denoiser.sha256
     assert Configuration(dataset="cifar10", classifier="resnet20:other").resolved().classifier == "resnet20:other"
+    robust = Configuration(dataset="cifar10", classifier="robust").resolved()
+    assert robust.classifier == robust.robust_classifier == c.robust_classifier
     assert Configuration(dataset="cifar100").resolved().classifier is None
 
 
