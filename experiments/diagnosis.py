@@ -9,12 +9,13 @@ of random noise overshoots, and the adversarial direction takes that back.
 The causes are what changes between one predictor and the next, so they add up to the whole error:
 anchor_shift: survival at anchors instead of clean images. heterogeneity: each image's own rate and distance.
 norm: the l_inf-to-l_inf rate instead of the l2 one. anisotropy: the rate along the margin's gradient instead of a
-random direction's. nonlinearity: relinearising along the attack's path. residual: what the converged attack adds.
+random direction's. nonlinearity: relinearising along the attack's path, instead of comparing with the minimum
+perturbation at the anchor. residual: what the converged attack adds.
 
-Beside them stand ratios that the law takes to be 1. One is of the classifier alone: its minimum perturbation at the
-anchor over that of a linear classifier of the same margin and gradient. An adversarially trained one bends away from
-the steps that it was trained against, not from what a purifier leaves of them, so its minimum perturbations promise
-more than it keeps behind a purifier.
+Beside them stand ratios that the law takes to be 1. One says whether nonlinearity is the classifier's: its minimum
+perturbation at the anchor over that of a linear classifier of the same margin and gradient. An adversarially trained
+one bends away from the steps that it was trained against, not from what a purifier leaves of them, so its minimum
+perturbations promise more than it keeps behind a purifier.
 """
 
 from collections.abc import Iterator
