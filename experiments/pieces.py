@@ -10,7 +10,8 @@ class Piece(NamedTuple):
 
     program: pieces of one program share compiled code, so they go to one process where there are enough others.
     cost: how long it takes, relative to the experiment's other pieces. compute: its result is dropped.
-    needs: programs whose pieces in the experiments before have to be done first, beside its own; None is all of them.
+    needs: programs whose pieces in the experiments before have to be done first, beside its own; it reads what these
+        leave and nothing else, nor what an experiment's `run` makes. None is all of them.
     """
 
     program: Hashable
@@ -46,7 +47,8 @@ class Group(NamedTuple):
         >>> rates.may_start([classifier]), rates.may_start([classifier, denoiser])
         (True, False)
         """
-        return all(self.needs is not None and not self.needs & other.programs for other in unfinished)
+        others = list(unfinished)
+        return not others or (self.needs is not None and not any(self.needs & other.programs for other in others))
 
 
 class Passes(NamedTuple):

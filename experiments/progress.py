@@ -26,10 +26,10 @@ SAID = 60
 """Seconds of work after which its progress is said where no bars are shown."""
 
 
-def say(what: str, done: float, seconds: float) -> None:
-    """Say how much of a long piece of work is done, and what is left at this pace."""
-    if seconds >= SAID and done < 1 and not shown():
-        left = (1 - done) / done * seconds
+def say(what: str, done: float, seconds: float, before: float = 0.0) -> None:
+    """Say how much of a long piece of work is done, and what is left at this pace; `before` was done at its start."""
+    if seconds >= SAID and before < done < 1 and not shown():
+        left = (1 - done) / (done - before) * seconds
         print(f"{what}: {100 * done:.0f} % done in {in_words(seconds)}, about {in_words(left)} left", flush=True)
 
 
@@ -97,6 +97,8 @@ def _collect(progress, queue) -> None:
             progress.remove_task(tasks.pop(description))
         else:
             progress.update(tasks[description], completed=done, remark=remark)
+    for task in tasks.values():  # of work that goes on, and has its bar in the next display
+        progress.remove_task(task)
 
 
 def _display():

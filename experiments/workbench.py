@@ -222,16 +222,16 @@ class Workbench:
         self._lent[cell] = make
 
     def pieces(self, cells: list[Cell], measure: Callable) -> list[Piece]:
-        """`measure(bench, cell)`, an iterator, for each cell as work for any process.
+        """`measure(bench, cell)`, an iterator, for each cell as work for any process; it reads no other cells' shards.
 
         Diffusion purifiers of one t* cost as many steps, and those of one network share their programs; with large
         images, whose measurement takes much longer than compiling, it counts more that processes end together. The
-        bare classifier's may be computed before other networks are there, so it computes shards and no records.
+        bare classifier is measured before other networks are there, so it must make shards only, as records name all.
         """
         return [Piece(cell.t_star if cell.t_star and not self.large else cell, 1 + cell.t_star,
-                      partial(_exhaust, measure, self, cell), self._needed(cell)) for cell in cells]
+                      partial(_exhaust, measure, self, cell), self._networks_before(cell)) for cell in cells]
 
-    def _needed(self, cell: Cell) -> tuple[str, ...]:
+    def _networks_before(self, cell: Cell) -> tuple[str, ...]:
         """Networks that have to be there before a cell is measured; what is reused is compared with all."""
         return ("classifier",) if cell == BARE and not self._reused else NAMES
 

@@ -39,9 +39,10 @@ class Workers:
         """Compute this host's share of an experiment's pieces, and say how it gets on.
 
         later: experiments to come, in order. A process for which nothing is left begins with pieces of these, where
-            what they need is done; not on several hosts, which do not know of each other's.
+            what they need is done; not on several hosts, which do not know of each other's. Processes may still be
+            at such pieces when this returns.
 
-        Raises what the first failing one raised, of a later experiment when that is computed.
+        Raises what a failing one raised, of a later experiment when that is computed.
         """
         mine = share(pieces, hosts.index(), hosts.count())
         if self.executor is None:
@@ -50,19 +51,22 @@ class Workers:
             return
         if not mine:
             return
-        own, start = self._groups(experiment, pieces, mine), time.monotonic()
-        planned, rest, done = [own], iter(later if hosts.count() == 1 else ()), []
+        left, start = self._groups(experiment, pieces, mine), time.monotonic()
+        planned, rest = [[*left]], iter(later if hosts.count() == 1 else ())
+        whole, early = sum(group.cost for group in left), [group for group in left if group in self._done]
+        before = sum(group.cost for group in early) / whole
         with _explained(self.count), progress.collected(self.bars), progress.bar(experiment) as show:
             while True:
-                for group in [group for group in own if group in self._done and group not in done]:
+                for group in [group for group in left if group in self._done]:
                     self._done[group].result()
-                    done.append(group)
-                    part = sum(group.cost for group in done) / sum(group.cost for group in own)
+                    left.remove(group)
+                    part = 1 - sum(group.cost for group in left) / whole
                     show(part)
-                    progress.say(experiment, part, time.monotonic() - start)
-                if len(done) == len(own):
+                    if group not in early:
+                        progress.say(experiment, part, time.monotonic() - start, before)
+                if not left:
                     return
-                self._begin(planned, rest)
+                self._start(planned, rest)
                 for future in wait(self._running, return_when=FIRST_COMPLETED).done:
                     self._done[self._running.pop(future)] = future
 
@@ -70,8 +74,11 @@ class Workers:
         together = groups([pieces[number] for number in numbers], self.count)
         return [Group.of(experiment, pieces, (numbers[i] for i in group)) for group in together]
 
-    def _begin(self, planned: list[list[Group]], rest: Iterable[tuple[str, Sequence[Piece]]]) -> None:
-        """Give every process that has none a group that may start, those of the first experiments first."""
+    def _start(self, planned: list[list[Group]], rest: Iterable[tuple[str, Sequence[Piece]]]) -> None:
+        """Give every process that has none a group that may start, those of the first experiments first.
+
+        planned: groups of the experiments so far, to which those of `rest` are added as they are looked at.
+        """
         unfinished: list[Group] = []
         for number in itertools.count():
             if number == len(planned):
@@ -85,7 +92,7 @@ class Workers:
                 if group not in self._running.values() and group.may_start(unfinished):
                     self._running[self.executor.submit(_compute, group.experiment, group.numbers)] = group
             if any(group.needs is None for group in planned[number]):
-                return  # what comes after may start from any of them
+                return  # they do not say what they leave behind, so whatever comes after waits for all of them
             unfinished += left
 
     def stop(self) -> None:

@@ -77,7 +77,10 @@ def test_progress_is_said_in_a_log_and_once_it_takes_long(monkeypatch, capsys):
     monkeypatch.setattr(progress, "shown", lambda: False)
     progress.say("rates", 0.25, 1800)
     progress.say("rates", 0.25, 5)
-    assert capsys.readouterr().out == "rates: 25 % done in 30 min, about 1 h 30 min left\n"
+    progress.say("rates", 0.5, 120, before=0.4)  # at the pace of the tenth that took two minutes
+    progress.say("rates", 0.4, 120, before=0.4)
+    assert capsys.readouterr().out == (
+        "rates: 25 % done in 30 min, about 1 h 30 min left\nrates: 50 % done in 2 min, about 10 min left\n")
 
 
 def test_every_long_experiment_of_the_main_run_says_its_passes():

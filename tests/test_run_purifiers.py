@@ -188,7 +188,7 @@ def bench_of(*kinds):
 @pytest.mark.parametrize("large, together", [(False, [[0, 2], [1]]), (True, [[0], [2], [1]])])
 def test_purifiers_of_one_t_star_go_to_one_process_where_compiling_counts(large, together):
     cells = [Cell("ddpm", 5), Cell("ddpm", 2), Cell("ddim", 5)]
-    bench = SimpleNamespace(large=large, _needed=lambda cell: ())
+    bench = SimpleNamespace(large=large, _networks_before=lambda cell: ())
     pieces = Workbench.pieces(bench, cells, lambda bench, cell: iter(()))
     assert groups(pieces, workers=2) == together
 
