@@ -61,7 +61,7 @@ def compare(anchors: MinimumPerturbations, clean: MinimumPerturbations, toleranc
 
 def pieces(bench: Workbench) -> list[Piece]:
     """The minimum perturbations that are compared, where they are not there yet."""
-    return bench.pieces([BARE, *bench.grid], lambda bench, cell: iter(distances(bench, cell)))
+    return bench.pieces([BARE, *bench.grid], distances)
 
 
 def run(bench: Workbench) -> list[Measurement]:

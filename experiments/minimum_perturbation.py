@@ -47,7 +47,7 @@ def distances(bench: Workbench, cell: Cell) -> MinimumPerturbations:
 
 def pieces(bench: Workbench) -> list[Piece]:
     """The clean images, and the anchors of each cell."""
-    return bench.pieces([BARE, *bench.cells], lambda bench, cell: iter(distances(bench, cell)))
+    return bench.pieces([BARE, *bench.cells], distances)
 
 
 def passes(bench: Workbench) -> list[Passes]:

@@ -61,7 +61,7 @@ def defences(bench: Workbench) -> list[Cell]:
 
 def pieces(bench: Workbench) -> list[Piece]:
     """Each defence."""
-    return bench.pieces(defences(bench), lambda bench, cell: iter(checked(bench, cell)))
+    return bench.pieces(defences(bench), checked)
 
 
 def passes(bench: Workbench) -> list[Passes]:

@@ -222,7 +222,7 @@ class Workbench:
         self._lent[cell] = make
 
     def pieces(self, cells: list[Cell], measure: Callable) -> list[Piece]:
-        """`measure(bench, cell)`, an iterator, for each cell as work for any process; it reads no other cells' shards.
+        """`measure(bench, cell)`, any iterable, for each cell as work for any process; it reads no other cells' shards.
 
         Diffusion purifiers of one t* cost as many steps, and those of one network share their programs; with large
         images, whose measurement takes much longer than compiling, it counts more that processes end together. The

@@ -33,7 +33,7 @@ NAMES = {
     "heterogeneity": "images differ in rate",
     "norm": r"$\ell_\infty$, not $\ell_2$",
     "anisotropy": "attack is no random direction",
-    "nonlinearity": "classifier or map bends within ε",
+    "nonlinearity": "classifier or map bends",
     "residual": "rest",
 }
 
