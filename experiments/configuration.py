@@ -40,7 +40,7 @@ IMAGENET = {
 }
 OWN = {
     "digits": {
-        "images": 128, "t_stars": (1, 2, 5, 10, 15), "eps": (0.1, 0.2), "draws": 16, "attack_restarts": 10,
+        "images": 128, "t_stars": (1, 2, 5, 10, 15), "eps": (0.1, 0.2), "draws": 8, "attack_restarts": 10,
         "eps_max": 0.5,
     },
     "cifar10": {

@@ -2,19 +2,20 @@
 
 Command: purimetry run diagnosis
 Time: seconds, after the experiments that it joins.
-Expect: nonlinearity to carry most of the error on digits. Random directions hardly feel it (the rate drifts by a few
-percent over eps), but along the attack's path the margin gains more than a linear defence would give. The l_inf ratio
-of random noise overshoots, and the adversarial direction takes that back.
+Expect: the attack's path to carry most of the error on digits. Random directions hardly feel it (the rate drifts by a
+few percent over eps), but along that path the margin gains more than a linear defence would give. The l_inf ratio of
+random noise overshoots, and the adversarial direction takes that back. Behind CIFAR-10's adversarially trained
+classifier it is the classifier that bends.
 
 The causes are what changes between one predictor and the next, so they add up to the whole error:
 anchor_shift: survival at anchors instead of clean images. heterogeneity: each image's own rate and distance.
 norm: the l_inf-to-l_inf rate instead of the l2 one. anisotropy: the rate along the margin's gradient instead of a
-random direction's. nonlinearity: relinearising along the attack's path, instead of comparing with the minimum
-perturbation at the anchor. residual: what the converged attack adds.
+random direction's. classifier: the distance to the boundary of a classifier that is linear at the anchor, instead of
+the minimum perturbation there. path: relinearising along the attack's path. residual: what the converged attack adds.
 
-Beside them stand ratios that the law takes to be 1. One says whether nonlinearity is the classifier's: its minimum
-perturbation at the anchor over that of a linear classifier of the same margin and gradient. Behind CIFAR-10's
-adversarially trained one it is 1.5, and its minimum perturbations promise more than it keeps behind a purifier.
+Beside them stand ratios that the law takes to be 1. One says how much the classifier bends: its minimum perturbation at
+the anchor over that of a linear classifier of the same margin and gradient. CIFAR-10's adversarially trained one has
+1.5, and its minimum perturbations promise more than it keeps behind a purifier.
 """
 
 from collections.abc import Iterator
@@ -32,7 +33,7 @@ from .rates import anchors, rates
 from .robust_accuracy import attacked
 from .workbench import BARE, Cell, Workbench
 
-CAUSES = ("anchor_shift", "heterogeneity", "norm", "anisotropy", "nonlinearity", "residual")
+CAUSES = ("anchor_shift", "heterogeneity", "norm", "anisotropy", "classifier", "path", "residual")
 
 
 def pieces(bench: Workbench) -> list[Piece]:
@@ -57,6 +58,7 @@ def chain(bench: Workbench, cell: Cell, eps: float) -> np.ndarray:
         said["image_wise"],
         image_wise(*anchor, rate["linf"], eps),
         said["adversarial_rate"],
+        said["first_order"],
         said["extrapolated_attack"],
         attacked(bench, cell, eps, "converged")["broken_at"] < 0,
     ])
@@ -78,8 +80,10 @@ def distances_over_linear(bench: Workbench, cell: Cell, eps: float) -> np.ndarra
 
 def _measure(bench: Workbench, cell: Cell, eps: float) -> Iterator[Measurement]:
     at, seed = {**cell.at, "eps": eps}, bench.configuration.seeds[0]
-    for cause, change in zip(CAUSES, np.diff(chain(bench, cell, eps).astype(float), axis=0), strict=True):
-        yield bench.mean("diagnosis", "contribution", 100 * change, "percentage points", {**at, "cause": cause})
+    changes = 100 * np.diff(chain(bench, cell, eps).astype(float), axis=0)
+    for cause, change in zip(CAUSES, changes, strict=True):
+        yield bench.mean("diagnosis", "contribution", change, "percentage points", {**at, "cause": cause})
+    yield bench.mean("diagnosis", "measured_minus_predicted", changes.sum(0), "percentage points", at)
     probe, rate = probes(bench, cell, eps), rates(bench, cell, eps, seed)
     small = rates(bench, cell, min(bench.configuration.eps_factors) * bench.configuration.eps[0], seed)
     ratios = {

@@ -8,8 +8,9 @@ from matplotlib.figure import Figure
 
 from ..compression.records import Measurement, read_records
 from . import style
-from .selection import distinct, get, select
+from .selection import Z95, distinct, get, select
 from .table import NONE, budget
+from .tables_prediction import CAUSES, TOTAL
 from .tables_prediction import diagnosis as tables
 
 __all__ = ["TITLE", "CAPTION", "draw", "tables"]
@@ -18,47 +19,43 @@ TITLE = "Why the paper's prediction misses"
 CAPTION = (
     "Contributions that add up from the prediction at clean images, S_clean(rate x eps), to the measured robust "
     "accuracy. Causes that lower it are stacked below 0, causes that raise it above; the diamond is their sum, "
-    "measured minus predicted, in percentage points. Columns are samplers, rows budgets."
+    "measured minus predicted, in percentage points, with its 95 % interval over images. Columns are samplers, rows "
+    "budgets."
 )
 COLOURS = {
     "anchor_shift": style.SKY,
     "heterogeneity": style.GREEN,
     "norm": style.ORANGE,
     "anisotropy": style.VERMILION,
-    "nonlinearity": style.PURPLE,
+    "classifier": style.PURPLE,
+    "path": style.BLUE,
     "residual": "#bdbdbd",
 }
-NAMES = {
-    "anchor_shift": "anchor differs from image",
-    "heterogeneity": "images differ in rate",
-    "norm": r"$\ell_\infty$, not $\ell_2$",
-    "anisotropy": "attack is no random direction",
-    "nonlinearity": "classifier or map bends",
-    "residual": "rest",
-}
+NAMES = {**CAUSES, "norm": r"$\ell_\infty$, not $\ell_2$"}
 
 
 @style.applied()
 def draw(folder: Path) -> Figure:
     """The figure of a run's `diagnosis` records."""
-    records = select(read_records(folder, "diagnosis"), "contribution")
+    found = read_records(folder, "diagnosis")
+    records = select(found, "contribution")
     samplers, budgets = distinct(records, "sampler"), distinct(records, "eps")
     figure = style.new_figure(0.7 + 2.0 * len(budgets))
     axes = figure.subplots(len(budgets), len(samplers), sharey=True, squeeze=False)
     for row, eps in zip(axes, budgets, strict=True):
         for axis, sampler in zip(row, samplers, strict=True):
-            _stack(axis, select(records, "contribution", sampler=sampler, eps=eps))
+            at = {"sampler": sampler, "eps": eps}
+            _stack(axis, select(records, "contribution", **at), select(found, TOTAL, **at))
         row[0].set_ylabel(f"contribution at\nε = {budget(eps)} (points)")
     for axis, sampler in zip(axes[-1], samplers, strict=True):
         if any(m.at["t_star"] for m in records if m.at["sampler"] == sampler):
             axis.set_xlabel("step t* (steps)")
     style.letter(axes.ravel(), [style.SAMPLER_NAMES[s] for _ in budgets for s in samplers])
-    total, *causes = axes[0, 0].get_legend_handles_labels()[0]  # lines come before bars
-    style.legend_below(figure, [*causes, total], 4)
+    style.legend_below(figure, axes[0, 0].get_legend_handles_labels()[0], 4)
     return figure
 
 
-def _stack(axis: Axes, records: list[Measurement]) -> None:
+def _stack(axis: Axes, records: list[Measurement], totals: list[Measurement]) -> None:
     t_stars = sorted(distinct(records, "t_star"))
     position, causes = np.arange(len(t_stars)), distinct(records, "cause")
     values = np.array([[get(records, "contribution", t_star=t, cause=c).value for t in t_stars] for c in causes])
@@ -67,10 +64,12 @@ def _stack(axis: Axes, records: list[Measurement]) -> None:
         bottom = np.where(value < 0, below, above)
         axis.bar(position, value, 0.7, bottom, color=COLOURS[cause], label=NAMES[cause])
         below, above = below + np.minimum(value, 0), above + np.maximum(value, 0)
-    axis.plot(
+    total = [get(totals, TOTAL, t_star=t) for t in t_stars]
+    axis.errorbar(
         position,
-        values.sum(0),
-        "D",
+        [m.value for m in total],
+        [Z95 * m.se for m in total],
+        fmt="D",
         color=style.BLACK,
         markersize=4,
         markeredgecolor="white",

@@ -5,6 +5,20 @@ from . import paper, predictors
 from .selection import distinct, find, select
 from .table import PAPERS, Row, Table, budget, cell_columns, cells, errors_over, number, reported
 
+CAUSES = {
+    "anchor_shift": "anchor differs from image",
+    "heterogeneity": "images differ in rate",
+    "norm": "l_inf, not l2",
+    "anisotropy": "attack is no random direction",
+    "classifier": "classifier bends",
+    "path": "attack's path bends",
+    "residual": "rest",
+}
+"""Why the paper's prediction misses, from one predictor of the chain to the next."""
+
+TOTAL = "measured_minus_predicted"
+"""What they add up to."""
+
 RATIOS = {
     "rate_drift": "rate over that at the smallest size",
     "adversarial_over_random": "adversarial over random rate",
@@ -86,13 +100,14 @@ def diagnosis(run: dict[str, list[Measurement]]) -> list[Table]:
     records = run["diagnosis"]
     contributions = select(records, "contribution")
     causes, budgets = distinct(contributions, "cause"), distinct(contributions, "eps")
-    ratios = [quantity for quantity in dict.fromkeys(m.quantity for m in records) if quantity != "contribution"]
+    ratios = [quantity for quantity in RATIOS if select(records, quantity)]
 
     def parts(at: dict) -> Row:
-        return {c.replace("_", " "): number(find(records, "contribution", **at, cause=c)) for c in causes}
+        found = {CAUSES[cause]: number(find(records, "contribution", **at, cause=cause)) for cause in causes}
+        return {**found, "measured - predicted": number(find(records, TOTAL, **at))}
 
     def quotients(at: dict) -> Row:
-        return {RATIOS.get(q, q): number(find(records, q, **at), 3) for q in ratios}
+        return {RATIOS[q]: number(find(records, q, **at), 3) for q in ratios}
 
     return [
         Table(

@@ -19,7 +19,7 @@ PREDICTORS = [
     "short_attack",
     "extrapolated_attack",
 ]
-CAUSES = ["anchor_shift", "heterogeneity", "norm", "anisotropy", "nonlinearity", "residual"]
+CAUSES = ["anchor_shift", "heterogeneity", "norm", "anisotropy", "classifier", "path", "residual"]
 UNITS = ("(%", "(ratio)", "units)", "steps", "ratio)", "squared)", "(rank)", "(iterates", "points)")
 
 
@@ -202,7 +202,7 @@ class SyntheticRun:
         for cell in self._cells():
             for eps in self.eps:
                 at = {**cell, "eps": eps}
-                for cause, scale in zip(CAUSES, (-1, 2, -9, -14, 3, 1), strict=True):
+                for cause, scale in zip(CAUSES, (-1, 2, -9, -14, 3, -5, 1), strict=True):
                     yield self._one(
                         "diagnosis",
                         "contribution",
@@ -211,6 +211,7 @@ class SyntheticRun:
                         "percentage points",
                         1.2,
                     )
+                yield self._one("diagnosis", "measured_minus_predicted", -20, at, "percentage points", 2.0)
                 for quantity in (
                     "rate_drift", "adversarial_over_random", "linf_over_l2", "distance_over_linear",
                     "gained_over_promised",

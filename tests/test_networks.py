@@ -1,5 +1,7 @@
 """Networks: the convolution primitive against lax, GroupNorm against Flax, the contracts of the architectures."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import jaxtyping
@@ -80,6 +82,23 @@ def test_second_order_equals_laxs():
     same(lambda f: lambda *p: jax.jvp(gradient(f), p, (DX, DKERNEL)), X, KERNEL)  # forward over reverse
     pairing = lambda f: lambda *p: sum((g * d).sum() for g, d in zip(gradient(f)(*p), (DX, DKERNEL), strict=True))
     same(lambda f: jax.grad(pairing(f), (0, 1)), X, KERNEL)  # reverse over reverse
+
+
+@pytest.mark.parametrize("c_in, c_out, width, as_lowered", [
+    (16, 16, 6, "3x4x16x32"), (1, 9, 8, "3x4x1x18"), (3, 8, 8, "3x6x3x32"), (16, 5, 4, "3x6x16x20"),  # neighbours
+    (16, 16, 5, "3x3x20x16"), (8, 8, 6, "3x3x20x8"), (16, 4, 8, "3x3x20x4"), (1, 1, 8, "3x3x20x1"),  # zeros
+    (17, 16, 8, "3x3x17x16"), (2, 17, 8, "3x3x2x17"),
+])
+def test_few_channels_on_a_cpu_are_made_more(c_in, c_out, width, as_lowered):
+    x, dx = jax.random.normal(KEYS[0], (2, 6, width, c_in))
+    kernel, dkernel = jax.random.normal(KEYS[1], (2, 3, 3, c_in, c_out))
+    dy = jax.random.normal(KEYS[2], (6, width, c_out))
+    derivatives = lambda f: jax.jvp(f, (x, kernel), (dx, dkernel)) + jax.vjp(f, x, kernel)[1](dy)
+    for ours, theirs in zip(derivatives(convolve), derivatives(oracle), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=5e-5)  # float32 sums of up to 2 x 153 products
+    for platform, shape in {"cpu": as_lowered, "cuda": f"3x3x{c_in}x{c_out}"}.items():
+        module = jax.export.export(jax.jit(convolve), platforms=[platform])(x, kernel).mlir_module()
+        assert re.search(rf"stablehlo.convolution.*tensor<{shape}xf32>\) ->", module)
 
 
 @pytest.mark.parametrize("sides, size, padding", [((6, 5), 3, (1, 1)), ((6, 4), 3, (0, 1)), ((7, 8), 7, (3, 3))])

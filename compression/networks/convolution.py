@@ -9,9 +9,15 @@ cure it but forbid `jvp`; a bilinear primitive keeps `vjp`, `jvp` and `vmap`, of
   input gradient is an ordinary convolution;
 - its transpose with respect to the kernel is `lax`'s own (training does not run inside `scan`).
 
+And XLA's fast convolutions on CPU refuse one whose image and result both have at most FEW channels, as the outermost
+of small networks. There neighbours of a row are computed at once, as channels of one wide pixel, which it takes, or the
+image is given more channels, of zeros, where even four neighbours have too few.
+
 Measured (2 cores of an AMD EPYC, float32, 128 images of 8x8x32, ten convolutions in a `scan`, gradient with
 one checkpoint each, per convolution): `lax` 22.7 ms, this file 2.0 ms. A sum of nine shifted matrix products
 is as fast here alone, but twice as slow to compile and to train. `purimetry benchmarks` repeats it on one core.
+Few channels (one core, 64 images of 8x8): from 1 to 16 channels 0.04 instead of 0.32 ms, from 16 to 16 0.27
+instead of 0.44, from 16 to 1 0.13 instead of 0.18; a gradient through digits' denoiser takes a sixth less.
 """
 
 import jax
@@ -21,6 +27,9 @@ from jax.core import ShapedArray
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Float
+
+FEW, ENOUGH = 16, 20
+"""Channels up to which, in image and result, XLA keeps a convolution from its fast path on CPU; the fastest above."""
 
 
 def convolve(
@@ -141,8 +150,21 @@ def depth_to_space(x: Float[Array, "height width channel"]) -> Float[Array, "2*h
     return x.reshape(h, w, 2, 2, c // 4).transpose(0, 2, 1, 3, 4).reshape(2 * h, 2 * w, c // 4)
 
 
-def _lax_convolution(x, kernel):
-    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+def _lax_convolution(x, kernel, stride=1):
+    numbers = ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(x, kernel, (1, stride), ((1, 1), (1, 1)), dimension_numbers=numbers)
+
+
+def _cpu_convolution(x, kernel):
+    """`lax`'s, where channels are FEW of 2 or 4 neighbours at once, or of channels of zeros as well."""
+    c_in, c_out = kernel.shape[2:]
+    if max(c_in, c_out) > FEW:
+        return _lax_convolution(x, kernel)
+    pixels = next((n for n in (2, 4) if n * c_out > FEW and x.shape[2] % n == 0), 1)
+    zeros = (0, ENOUGH - c_in if pixels == 1 else 0)
+    shifted = [jnp.pad(kernel, ((0, 0), (i, pixels - 1 - i), zeros, (0, 0))) for i in range(pixels)]
+    y = _lax_convolution(jnp.pad(x, ((0, 0),) * 3 + (zeros,)), jnp.concatenate(shifted, -1), pixels)
+    return y.reshape(x.shape[:-1] + (c_out,))
 
 
 def _transpose_image(cotangent, x, kernel):
@@ -169,3 +191,4 @@ _convolve.def_abstract_eval(lambda x, kernel: ShapedArray(x.shape[:-1] + kernel.
 ad.defbilinear(_convolve, _transpose_image, _transpose_kernel)
 batching.primitive_batchers[_convolve] = _batch
 mlir.register_lowering(_convolve, mlir.lower_fun(_lax_convolution, multiple_results=False))
+mlir.register_lowering(_convolve, mlir.lower_fun(_cpu_convolution, multiple_results=False), platform="cpu")
