@@ -24,7 +24,7 @@ EXPERIMENTS = {
     "preflight": "checks of defence, gradient and attack before a robust accuracy is believed",
     "robust_accuracy": "robust accuracy with fixed randomness, two attacks (Table 2)",
     "prediction": "robust accuracy predicted without an attack, beside the measured one (Fig. 3a, Tables 3, 4)",
-    "diagnosis": "why predictors fail where they fail: linearity, anisotropy, norm, anchor shift",
+    "diagnosis": "why predictors fail where they fail: anchor shift, norm, anisotropy, nonlinearity",
     "randomness": "what varies in a purified image: its randomness against its input (Fig. 2, Tables S12, S13)",
     "randomness_evaluation": "robust accuracy with randomness fixed or not, transfer, EOT (App. C, Tables S2-S5)",
     "protocols": "robust accuracy of one defence under every protocol, gradient and attack (App. C)",

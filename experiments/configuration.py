@@ -259,7 +259,7 @@ def quick(configuration: Configuration) -> Configuration:
     return replace(
         full, note=full.note or QUICK, images=None if told.indices else told.images or min(full.images, most),
         samplers=told.samplers or full.samplers[::2], t_stars=told.t_stars or full.t_stars[1:3] or full.t_stars,
-        eps=told.eps or full.eps[:1], seeds=full.seeds[:2], draws=min(full.draws, 8),
+        eps=told.eps or full.eps[:1], seeds=full.seeds[:2], draws=min(full.draws, 4),
         attack_steps=min(full.attack_steps, 8), ensemble_steps=20, square_queries=200, bootstrap=200,
         training=replace(full.training, classifier_steps=500, denoiser_steps=1000, robust_steps=500,
                          autoencoder_steps=300),

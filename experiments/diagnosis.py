@@ -2,20 +2,19 @@
 
 Command: purimetry run diagnosis
 Time: seconds, after the experiments that it joins.
-Expect: the attack's path to carry most of the error on digits. Random directions hardly feel it (the rate drifts by a
-few percent over eps), but along that path the margin gains more than a linear defence would give. The l_inf ratio of
-random noise overshoots, and the adversarial direction takes that back. Behind CIFAR-10's adversarially trained
-classifier it is the classifier that bends.
+Expect: nonlinearity to carry most of the error on digits. Random directions hardly feel it (the rate drifts by a few
+percent over eps), but along the attack's path the margin gains more than a linear defence would give. The l_inf ratio
+of random noise overshoots, and the adversarial direction takes that back.
 
 The causes are what changes between one predictor and the next, so they add up to the whole error:
 anchor_shift: survival at anchors instead of clean images. heterogeneity: each image's own rate and distance.
 norm: the l_inf-to-l_inf rate instead of the l2 one. anisotropy: the rate along the margin's gradient instead of a
-random direction's. classifier: the distance to the boundary of a classifier that is linear at the anchor, instead of
-the minimum perturbation there. path: relinearising along the attack's path. residual: what the converged attack adds.
+random direction's. nonlinearity: relinearising along the attack's path, instead of comparing with the minimum
+perturbation at the anchor. residual: the converged attack instead of the extrapolated one.
 
-Beside them stand ratios that the law takes to be 1. One says how much the classifier bends: its minimum perturbation at
-the anchor over that of a linear classifier of the same margin and gradient. CIFAR-10's adversarially trained one has
-1.5, and its minimum perturbations promise more than it keeps behind a purifier.
+Beside them stand ratios that the law takes to be 1. One says whether nonlinearity is the classifier's: its minimum
+perturbation at the anchor over that of a linear classifier of the same margin and gradient. Behind CIFAR-10's
+adversarially trained one it is 1.5, and its minimum perturbations promise more than it keeps behind a purifier.
 """
 
 from collections.abc import Iterator
@@ -33,7 +32,7 @@ from .rates import anchors, rates
 from .robust_accuracy import attacked
 from .workbench import BARE, Cell, Workbench
 
-CAUSES = ("anchor_shift", "heterogeneity", "norm", "anisotropy", "classifier", "path", "residual")
+CAUSES = ("anchor_shift", "heterogeneity", "norm", "anisotropy", "nonlinearity", "residual")
 
 
 def pieces(bench: Workbench) -> list[Piece]:
@@ -58,7 +57,6 @@ def chain(bench: Workbench, cell: Cell, eps: float) -> np.ndarray:
         said["image_wise"],
         image_wise(*anchor, rate["linf"], eps),
         said["adversarial_rate"],
-        said["first_order"],
         said["extrapolated_attack"],
         attacked(bench, cell, eps, "converged")["broken_at"] < 0,
     ])

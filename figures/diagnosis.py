@@ -27,8 +27,7 @@ COLOURS = {
     "heterogeneity": style.GREEN,
     "norm": style.ORANGE,
     "anisotropy": style.VERMILION,
-    "classifier": style.PURPLE,
-    "path": style.BLUE,
+    "nonlinearity": style.PURPLE,
     "residual": "#bdbdbd",
 }
 NAMES = {**CAUSES, "norm": r"$\ell_\infty$, not $\ell_2$"}

@@ -10,8 +10,7 @@ CAUSES = {
     "heterogeneity": "images differ in rate",
     "norm": "l_inf, not l2",
     "anisotropy": "attack is no random direction",
-    "classifier": "classifier bends",
-    "path": "attack's path bends",
+    "nonlinearity": "classifier or map bends",
     "residual": "rest",
 }
 """Why the paper's prediction misses, from one predictor of the chain to the next."""

@@ -19,7 +19,7 @@ PREDICTORS = [
     "short_attack",
     "extrapolated_attack",
 ]
-CAUSES = ["anchor_shift", "heterogeneity", "norm", "anisotropy", "classifier", "path", "residual"]
+CAUSES = ["anchor_shift", "heterogeneity", "norm", "anisotropy", "nonlinearity", "residual"]
 UNITS = ("(%", "(ratio)", "units)", "steps", "ratio)", "squared)", "(rank)", "(iterates", "points)")
 
 
@@ -202,16 +202,12 @@ class SyntheticRun:
         for cell in self._cells():
             for eps in self.eps:
                 at = {**cell, "eps": eps}
-                for cause, scale in zip(CAUSES, (-1, 2, -9, -14, 3, -5, 1), strict=True):
-                    yield self._one(
-                        "diagnosis",
-                        "contribution",
-                        scale * self.random.uniform(0.3, 1.2),
-                        {**at, "cause": cause},
-                        "percentage points",
-                        1.2,
-                    )
-                yield self._one("diagnosis", "measured_minus_predicted", -20, at, "percentage points", 2.0)
+                contributions = np.array([-1, 2, -9, -14, 3, 1]) * self.random.uniform(0.3, 1.2, len(CAUSES))
+                for cause, value in zip(CAUSES, contributions, strict=True):
+                    of_cause = {**at, "cause": cause}
+                    yield self._one("diagnosis", "contribution", value, of_cause, "percentage points", 1.2)
+                total = contributions.sum()
+                yield self._one("diagnosis", "measured_minus_predicted", total, at, "percentage points", 2.0)
                 for quantity in (
                     "rate_drift", "adversarial_over_random", "linf_over_l2", "distance_over_linear",
                     "gained_over_promised",

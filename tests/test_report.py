@@ -5,10 +5,11 @@ import re
 import shutil
 import subprocess
 from html import unescape
+from importlib import import_module
 from pathlib import Path
 
 import pytest
-from purimetry.compression.records import Measurement, RecordError
+from purimetry.compression.records import Measurement, RecordError, read_records
 from purimetry.experiments.configuration import QUICK
 from purimetry.figures import paper, predictors
 from purimetry.figures.headline import headline
@@ -16,6 +17,7 @@ from purimetry.figures.report import SECTIONS, write_report
 
 from .test_figures import FIGURES, SyntheticRun
 
+RECORDS = Path(__file__).parent.parent / "records"
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chromium-browser"))), None)
 PROBE = """<script>addEventListener("load", () => {
   const root = document.documentElement, images = [...document.images];
@@ -135,6 +137,17 @@ def test_run_without_any_records_still_has_a_page(tmp_path):
 def test_quick_tour_is_said_to_be_indicative(tmp_path):
     run = SyntheticRun(tmp_path / "out", images=32, note=QUICK)
     assert "only indicative" in text(write_report(run.write("training")))
+
+
+@pytest.mark.parametrize("folder", sorted(RECORDS.iterdir()), ids=lambda folder: folder.name)
+def test_records_that_come_with_purimetry_are_drawn(folder):
+    records = read_records(folder)
+    run = {name: [m for m in records if m.experiment == name] for name in SECTIONS}
+    for name in {m.experiment for m in records}:
+        drawing = import_module(f"purimetry.figures.{name}")
+        tables = drawing.tables(run)
+        assert tables and all(table.rows for table in tables)
+        drawing.draw(folder)
 
 
 def test_folder_that_holds_no_run_is_refused(tmp_path):

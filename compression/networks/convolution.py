@@ -4,14 +4,14 @@ Why not `jax.lax.conv_general_dilated` alone: on CPU, XLA runs its *input gradie
 slow path, because the loop body keeps the transposed kernel's layout (jax-ml/jax#12868). A custom_vjp would
 cure it but forbid `jvp`; a bilinear primitive keeps `vjp`, `jvp` and `vmap`, of every order:
 
-- everywhere it is lowered to `lax`'s convolution, so no backend meets an operation that it does not know;
+- everywhere it is lowered to `lax`'s convolutions, so no backend meets an operation that it does not know;
 - its transpose with respect to the image is itself with the kernel flipped and its channels exchanged, so an
   input gradient is an ordinary convolution;
 - its transpose with respect to the kernel is `lax`'s own (training does not run inside `scan`).
 
-And XLA's fast convolutions on CPU refuse one whose image and result both have at most FEW channels, as the outermost
-of small networks. There neighbours of a row are computed at once, as channels of one wide pixel, which it takes, or the
-image is given more channels, of zeros, where even four neighbours have too few.
+And XLA's fast convolutions on CPU (YNNPACK's) leave out those whose image and result both have at most FEW channels,
+as the outermost of small networks. Of these either 2 or 4 neighbours of a row are computed at once, as channels of one
+wide pixel, or, where they are still too few or do not divide the row, the image is given channels of zeros.
 
 Measured (2 cores of an AMD EPYC, float32, 128 images of 8x8x32, ten convolutions in a `scan`, gradient with
 one checkpoint each, per convolution): `lax` 22.7 ms, this file 2.0 ms. A sum of nine shifted matrix products
@@ -29,7 +29,8 @@ from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Float
 
 FEW, ENOUGH = 16, 20
-"""Channels up to which, in image and result, XLA keeps a convolution from its fast path on CPU; the fastest above."""
+"""Channels up to which, in image and result, XLA (of JAX 0.10) keeps a convolution of float32 from its fast path on
+CPU; and with how many it is fastest if these are zeros."""
 
 
 def convolve(
@@ -156,9 +157,9 @@ def _lax_convolution(x, kernel, stride=1):
 
 
 def _cpu_convolution(x, kernel):
-    """`lax`'s, where channels are FEW of 2 or 4 neighbours at once, or of channels of zeros as well."""
+    """`lax`'s; of FEW channels in float32, of 2 or 4 neighbours at once or else with channels of zeros up to ENOUGH."""
     c_in, c_out = kernel.shape[2:]
-    if max(c_in, c_out) > FEW:
+    if max(c_in, c_out) > FEW or x.dtype != jnp.float32:
         return _lax_convolution(x, kernel)
     pixels = next((n for n in (2, 4) if n * c_out > FEW and x.shape[2] % n == 0), 1)
     zeros = (0, ENOUGH - c_in if pixels == 1 else 0)
