@@ -31,12 +31,15 @@ def number(m: Measurement | None, digits: int = 1, scale: float = 1) -> str:
 
     >>> number(Measurement("rates", "rms_rate", 0.2345, 0.01, 8, "ratio"), 3)
     '0.234 ± 0.010'
+    >>> number(Measurement("prediction", "bias", -0.01, 0.2, 8, "points"))
+    '0.0 ± 0.2'
     >>> number(None)
     '–'
     """
     if m is None:
         return NONE
-    return f"{scale * m.value:.{digits}f}" + ("" if m.se is None else f" ± {scale * m.se:.{digits}f}")
+    value = round(scale * m.value, digits) + 0.0  # without the sign of a negative zero
+    return f"{value:.{digits}f}" + ("" if m.se is None else f" ± {scale * m.se:.{digits}f}")
 
 
 def reported(value: float | None, digits: int = 1) -> str:
