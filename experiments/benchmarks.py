@@ -2,9 +2,9 @@
 
 Command: purimetry benchmarks (needs the `peers` extra; `make test` installs it)
 Time: about 3 minutes on 2 idle cores of an AMD EPYC; a busy machine says nothing, for threads wait for each other.
-Expect: on 200 digits we are faster on each than PyTorch in float32, least for the gradient (by 16 % at most, and
-sometimes not: it computes what lies between convolutions twice), most for minimum perturbations (by a half or more);
-its bfloat16 is slower, by much where the processor has no such arithmetic; a gradient holds a third of its memory.
+Expect: on 200 digits we are faster than PyTorch in float32, most for minimum perturbations (by a half or more), but for
+the gradient, which is level or up to 16 % faster (it computes what lies between convolutions twice) and holds a third
+of the memory; its bfloat16 is slower, by much where the processor has no such arithmetic.
 
 Ours is what `over_images` does with a device a core. PyTorch has as many threads, and runs eagerly in float32, in its
 default layout, channels-last, and in bfloat16 (which gives up precision). Before anything is timed, the networks'

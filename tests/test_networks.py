@@ -96,9 +96,11 @@ def test_few_channels_on_a_cpu_are_made_more(c_in, c_out, width, as_lowered):
     derivatives = lambda f: jax.jvp(f, (x, kernel), (dx, dkernel)) + jax.vjp(f, x, kernel)[1](dy)
     for ours, theirs in zip(derivatives(convolve), derivatives(oracle), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=5e-5)  # float32 sums of up to 2 x 153 products
-    for platform, shape in {"cpu": as_lowered, "cuda": f"3x3x{c_in}x{c_out}"}.items():
-        module = jax.export.export(jax.jit(convolve), platforms=[platform])(x, kernel).mlir_module()
-        assert re.search(rf"stablehlo.convolution.*tensor<{shape}xf32>\) ->", module)
+    as_it_is = f"3x3x{c_in}x{c_out}"
+    for platform, dtype, shape in ("cpu", "f32", as_lowered), ("cpu", "bf16", as_it_is), ("cuda", "f32", as_it_is):
+        given = (x, kernel) if dtype == "f32" else (x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16))
+        module = jax.export.export(jax.jit(convolve), platforms=[platform])(*given).mlir_module()
+        assert re.search(rf"stablehlo.convolution.*tensor<{shape}x{dtype}>\) ->", module)
 
 
 @pytest.mark.parametrize("sides, size, padding", [((6, 5), 3, (1, 1)), ((6, 4), 3, (0, 1)), ((7, 8), 7, (3, 3))])
