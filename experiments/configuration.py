@@ -153,7 +153,7 @@ class Configuration:
     seeds: tuple[int, ...] = (0, 1, 2)
     """Base seeds of xi; attacks use the first, what is cheap uses all."""
     draws: int | None = None
-    """Random perturbations for an expected rate (16 for digits, 4 otherwise unless told)."""
+    """Random perturbations for an expected rate (8 for digits, 4 otherwise unless told)."""
     eps_factors: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0, 4.0)
     """Perturbation sizes of the rate's dependence on eps, relative to the first budget."""
     attack_steps: int = 16

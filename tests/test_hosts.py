@@ -14,7 +14,7 @@ from purimetry.experiments.pieces import Piece, groups, share
 from .test_resume import FUNCTIONS
 
 TINY = (
-    "run", "rates", "--images", "4", "--samplers", "ddim", "ddpm", "--t-stars", "1", "--eps", "0.1",
+    "run", "rates", "--images", "4", "--samplers", "ddim", "flow", "--t-stars", "1", "--eps", "0.1",
     "--seeds", "0", "--draws", "2", "--eps-factors", "1", "--batch", "4", "--workers", "1",
 )
 SCRIPT = "import sys; from purimetry.experiments.command_line import main; sys.exit(main())"
@@ -24,7 +24,8 @@ def start(home: Path, out: str, *options) -> subprocess.Popen:
     """A run of functions that compile in no time."""
     functions = home / "functions.py"
     functions.write_text(FUNCTIONS)
-    networks = ("--classifier", f"{functions}:classifier", "--denoiser", f"{functions}:denoiser")
+    networks = (part for name in ("classifier", "denoiser", "velocity")
+                for part in (f"--{name}", f"{functions}:{name}"))
     told = ("--out", home / out, "--cache", home / "cache", *networks, *options)
     return subprocess.Popen([sys.executable, "-c", SCRIPT, *TINY, *map(str, told)], stdout=subprocess.PIPE,
                             stderr=subprocess.STDOUT, text=True, env=os.environ)

@@ -11,9 +11,9 @@ import pytest
 
 TRAINED = (
     "run", "training", "--images", "4", "--batch", "4",
-    "--classifier-steps", "100", "--denoiser-steps", "150", "--classifier-channels", "8", "--denoiser-channels", "8",
+    "--classifier-steps", "10", "--denoiser-steps", "130", "--classifier-channels", "8", "--denoiser-channels", "8",
 )
-"""A run of what is trained."""
+"""A run of what is trained; the denoiser longer than to its first saved state."""
 
 MEASURED = (
     "run", "prediction", "--images", "4", "--samplers", "ddim", "--t-stars", "2", "--eps", "0.1", "--seeds", "0",
@@ -35,6 +35,10 @@ def classifier(x):
 
 def denoiser(x_t, t):
     return jnp.tanh(x_t) + t / 1000
+
+
+def velocity(y, t):
+    return jnp.sin(y) + t / 1000
 """
 
 
