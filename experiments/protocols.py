@@ -45,16 +45,24 @@ QUERIES = 300
 VALUES = ("robust", "clean", "evaluations", "gradients")
 """Of `protocol.Row`, kept per image."""
 
+SURROGATE = "one step"
+"""A gradient: through one step in the place of the defence's t*."""
+
 PROTOCOLS = (fixed(), transferred(TESTS), fresh(TESTS), expectation(EOT_DRAWS, TESTS), while_optimising(fresh()))
 
 
-def gradients(bench: Workbench, cell: Cell) -> dict:
-    """The purifiers whose Jacobians stand for the defence's, by name; one step for its t* is the surrogate."""
-    respaced = bench.configuration.respaced
-    if cell.sampler not in samplers.SAMPLERS or respaced % cell.t_star or cell.t_star == 1:
-        return {**FULL, **BPDA}
-    short = samplers.SAMPLERS[cell.sampler](schedules.respaced(schedules.linear(), respaced // cell.t_star), 1)
-    return {**FULL, **BPDA, "one step": fewer_steps(bench.purifier(cell), short)}
+def gradients(bench: Workbench, cell: Cell) -> tuple[str, ...]:
+    """Names of the purifiers whose Jacobians stand for the defence's; no network is asked for."""
+    surrogate = cell.sampler in samplers.SAMPLERS and cell.t_star > 1 and not bench.configuration.respaced % cell.t_star
+    return (*FULL, *BPDA, *([SURROGATE] if surrogate else []))
+
+
+def _standing(bench: Workbench, cell: Cell, gradient: str) -> dict:
+    """The purifier of that name, as `evaluate` takes it."""
+    if gradient != SURROGATE:
+        return {gradient: {**FULL, **BPDA}[gradient]}
+    coarse = schedules.respaced(schedules.linear(), bench.configuration.respaced // cell.t_star)
+    return {gradient: fewer_steps(bench.purifier(cell), samplers.SAMPLERS[cell.sampler](coarse, 1))}
 
 
 def matrix(bench: Workbench, cell: Cell, protocol: Protocol, gradient: str) -> Arrays:
@@ -68,7 +76,7 @@ def matrix(bench: Workbench, cell: Cell, protocol: Protocol, gradient: str) -> A
         with bar(f"{protocol.name}, {gradient} gradient") as show:
             rows = evaluate([protocol], attacks, bench.classifier, bench.purifier(cell), images, labels,
                             bench.keys()[: len(images)], budget(bench), size=TOGETHER,
-                            gradients={gradient: gradients(bench, cell)[gradient]},
+                            gradients=_standing(bench, cell, gradient),
                             on_segment=lambda name, done, active: show(done, name))
         values = {name: np.stack([getattr(row, name) for row in rows]) for name in VALUES}
         return {"at": np.array([json.dumps(row.at) for row in rows]), **values}

@@ -77,7 +77,7 @@ FEWER = {
     "alp_claims": {"STARTS": (0.5, 0.05), "THREATS": ("classifier",)},
     "alp_hierarchy": {"KNOWN": ("classifier", "defence"), "REPEATS": 3, "DIFFPURE": 20},
     "randomness_evaluation": {"KINDS": (PGD, PGD._replace(fresh=True), PGD_EOT), "SIZES": (1, 2), "OTHERS": 4},
-    "protocols": {"PROTOCOLS": (fixed(), fresh(2)), "gradients": lambda bench, cell: {**FULL, **BPDA}},
+    "protocols": {"PROTOCOLS": (fixed(), fresh(2)), "gradients": lambda bench, cell: (*FULL, *BPDA)},
 }
 """Less of experiments that would compile dozens of programs, one kind of each left."""
 

@@ -235,8 +235,16 @@ def test_experiments_leave_out_what_they_have_no_meaning_for():
     for bench in (bench_of("flow"), SimpleNamespace(networks=SimpleNamespace(given={"classifier": None}))):
         with pytest.raises(Unmet, match="twins, which there are of the networks trained here behind ddpm, "):
             attack_peers.pieces(bench)
-    assert "one step" in protocols.gradients(bench_of("ddpm"), Cell("ddpm", 5))
     assert "one step" not in protocols.gradients(bench_of("dpm"), Cell("dpm", 5))
+
+
+def test_a_surrogate_is_known_without_the_network_that_it_is_made_of():
+    bench, cell = bench_of("ddpm"), Cell("ddpm", 5)
+    names = protocols.gradients(SimpleNamespace(configuration=bench.configuration), cell)
+    assert names == ("full", "bpda", "one step")
+    (surrogate,) = protocols._standing(bench, cell, names[-1]).values()
+    whole, short = (np.asarray(steps.time) for steps in surrogate.args[1:3])
+    assert short == whole[:1]  # one step, from where the purifier's begin
 
 
 def test_a_run_goes_on_without_an_experiment_that_lacks_something(tmp_path, monkeypatch, capsys):
