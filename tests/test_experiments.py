@@ -16,7 +16,6 @@ from purimetry.compression.networks.convolution import Convolution
 from purimetry.compression.protocol import BPDA, FULL, fixed, fresh
 from purimetry.compression.records import read_records
 from purimetry.experiments import alp_cells, attack_peers, autoencoders, models
-from purimetry.experiments.adversarial import PGD, PGD_EOT
 from purimetry.experiments.alp_protocols import Case
 from purimetry.experiments.autoencoders import THREATS
 from purimetry.experiments.command_line import EXPERIMENTS, MAIN
@@ -76,7 +75,6 @@ FEWER = {
     "alp_compression": {"compared": lambda bench: [alp_cells.compared(bench)[1], *bench.middle_cells[:1]]},
     "alp_claims": {"STARTS": (0.5, 0.05), "THREATS": ("classifier",)},
     "alp_hierarchy": {"KNOWN": ("classifier", "defence"), "REPEATS": 3, "DIFFPURE": 20},
-    "randomness_evaluation": {"KINDS": (PGD, PGD._replace(fresh=True), PGD_EOT), "SIZES": (1, 2), "OTHERS": 4},
     "protocols": {"PROTOCOLS": (fixed(), fresh(2)), "gradients": lambda bench, cell: (*FULL, *BPDA)},
 }
 """Less of experiments that would compile dozens of programs, one kind of each left."""
