@@ -31,6 +31,7 @@ from ..compression.protocol import (
 )
 from ..compression.purifiers.diffusion import fewer_steps
 from ..compression.records import Arrays, Measurement
+from ..compression.types import Purifier
 from .adversarial import EOT_DRAWS, TOGETHER, budget, targets
 from .pieces import Piece
 from .progress import bar
@@ -57,12 +58,12 @@ def gradients(bench: Workbench, cell: Cell) -> tuple[str, ...]:
     return (*FULL, *BPDA, *([SURROGATE] if surrogate else []))
 
 
-def _standing(bench: Workbench, cell: Cell, gradient: str) -> dict:
-    """The purifier of that name, as `evaluate` takes it."""
+def _standing(bench: Workbench, cell: Cell, gradient: str) -> Purifier | None:
+    """The purifier of that name; None is the defence itself."""
     if gradient != SURROGATE:
-        return {gradient: {**FULL, **BPDA}[gradient]}
+        return {**FULL, **BPDA}[gradient]
     coarse = schedules.respaced(schedules.linear(), bench.configuration.respaced // cell.t_star)
-    return {gradient: fewer_steps(bench.purifier(cell), samplers.SAMPLERS[cell.sampler](coarse, 1))}
+    return fewer_steps(bench.purifier(cell), samplers.SAMPLERS[cell.sampler](coarse, 1))
 
 
 def matrix(bench: Workbench, cell: Cell, protocol: Protocol, gradient: str) -> Arrays:
@@ -76,7 +77,7 @@ def matrix(bench: Workbench, cell: Cell, protocol: Protocol, gradient: str) -> A
         with bar(f"{protocol.name}, {gradient} gradient") as show:
             rows = evaluate([protocol], attacks, bench.classifier, bench.purifier(cell), images, labels,
                             bench.keys()[: len(images)], budget(bench), size=TOGETHER,
-                            gradients=_standing(bench, cell, gradient),
+                            gradients={gradient: _standing(bench, cell, gradient)},
                             on_segment=lambda name, done, active: show(done, name))
         values = {name: np.stack([getattr(row, name) for row in rows]) for name in VALUES}
         return {"at": np.array([json.dumps(row.at) for row in rows]), **values}

@@ -17,22 +17,13 @@ MEASURE = """
 import sys
 import jax, numpy as np
 from flax import nnx
-import jax.numpy as jnp
 import purimetry as pm
 from functools import partial
-from purimetry.compression.networks.convolution import Convolution
-
-class Predictor(nnx.Module):
-    def __init__(self, *, rngs):
-        self.layer = Convolution(1, 1, rngs=rngs)
-
-    def __call__(self, x, t):
-        return jnp.tanh(self.layer(x)) + t / 1000
 
 data, n = pm.digits(), 13
 images, labels, xi = data.test_images[:n], data.test_labels[:n], pm.configurations(0, np.arange(n))
 stir = lambda net, seed: jax.tree.map(lambda a: a + 0.1 * jax.random.normal(jax.random.key(seed), a.shape), net)
-denoiser = jax.jit(lambda: stir(pm.pure(Predictor(rngs=nnx.Rngs(0))), 1))()
+denoiser = jax.jit(lambda: stir(pm.pure(pm.UNet(1, (4,), groups=4, rngs=nnx.Rngs(0))), 1))()
 classifier = jax.jit(lambda: stir(pm.pure(pm.ConvNet((8, 8, 1), 10, (4,), rngs=nnx.Rngs(2))), 3))()
 purifier = pm.diffusion(denoiser, pm.ddpm(pm.respaced(pm.linear(), 100), t_star=2))
 labels = np.asarray(jax.vmap(classifier)(images).argmax(1))

@@ -72,7 +72,7 @@ FEWER = {
         "CASES": (Case("draw", fixed(), "full", ("pgd", "square")), Case("ensemble", fresh(), "bpda")),
         "standard_attacks": last_attack,
     },
-    "alp_compression": {"compared": lambda bench: [alp_cells.compared(bench)[1], *bench.middle_cells[:1]]},
+    "alp_compression": {"compared": lambda bench: [*alp_cells.compared(bench)[:2], *bench.middle_cells[:1]]},
     "alp_claims": {"STARTS": (0.5, 0.05), "THREATS": ("classifier",)},
     "alp_hierarchy": {"KNOWN": ("classifier", "defence"), "REPEATS": 3, "DIFFPURE": 20},
     "protocols": {"PROTOCOLS": (fixed(), fresh(2)), "gradients": lambda bench, cell: (*FULL, *BPDA)},

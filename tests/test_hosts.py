@@ -14,7 +14,7 @@ from purimetry.experiments.pieces import Piece, groups, share
 from .test_resume import FUNCTIONS
 
 TINY = (
-    "run", "rates", "--images", "4", "--samplers", "ddim", "flow", "--t-stars", "1", "--eps", "0.1",
+    "run", "rates", "--images", "4", "--samplers", "ddim", "ddpm", "flow", "--t-stars", "1", "--eps", "0.1",
     "--seeds", "0", "--draws", "2", "--eps-factors", "1", "--batch", "4", "--workers", "1",
 )
 SCRIPT = "import sys; from purimetry.experiments.command_line import main; sys.exit(main())"
@@ -55,7 +55,7 @@ def test_two_hosts_end_with_the_bytes_of_one(tmp_path):
     assert "report:" in outputs[0] and "report:" not in outputs[1]  # the first alone joins and reports
 
     one, two = files(tmp_path / "one"), files(tmp_path / "two")
-    assert one.keys() == two.keys() and len([name for name in one if "shards" in name]) == 6
+    assert one.keys() == two.keys() and len([name for name in one if "shards" in name]) == 9
     assert one == two
 
 

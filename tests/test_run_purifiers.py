@@ -150,32 +150,16 @@ def test_a_velocity_that_nothing_follows_is_refused(mine, tmp_path):
             flow_of(tmp_path / "out", mine, samplers=kinds, purifiers=(f"{mine}:noise",))
 
 
-ROUNDED = """
-from flax import nnx
-from purimetry.compression.networks.convolution import Convolution
-
-
-class Predictor(nnx.Module):
-    def __init__(self, *, rngs):
-        self.layer = Convolution(1, 1, rngs=rngs)
-
-    def __call__(self, y, t):
-        return self.layer(y)
-
-
-network = pm.pure(Predictor(rngs=nnx.Rngs(0)))
-"""
-
-
 def test_a_velocity_is_followed_in_the_runs_precision(mine, tmp_path):
-    mine.write_text(f"import purimetry as pm\n{ROUNDED}")
+    weighted = "jax.tree_util.Partial(lambda weight, y, t: jnp.sin(weight * y), jnp.float32(0.7))"
+    mine.write_text(f"import jax\nimport jax.numpy as jnp\nnetwork = {weighted}\n")
     full, narrow = (flow_of(tmp_path / precision, mine, "network", precision=precision)
                     for precision in ("float32", "bfloat16"))
     assert {leaf.dtype.name for leaf in jax.tree.leaves(full.networks.velocity)} == {"float32"}
     assert {leaf.dtype.name for leaf in jax.tree.leaves(narrow.networks.velocity)} == {"bfloat16"}
     x, key = jnp.asarray(full.images[0]), full.keys()[0]
     ours, rounded = (bench.purifier(Cell("flow", 5))(x, key) for bench in (full, narrow))
-    # Weights, image and result are rounded to 8 bits, and a step takes a part of what they predict.
+    # Weight, image and result are rounded to 8 bits, and a step takes a part of what they predict.
     assert rounded.dtype == ours.dtype and 1e-6 < float(jnp.abs(rounded - ours).max()) < 3 * 2**-8
     mine.write_text(MINE)
     with pytest.raises(ValueError, match="--precision bfloat16 rounds weights, and --velocity .* shows none"):
@@ -242,7 +226,7 @@ def test_a_surrogate_is_known_without_the_network_that_it_is_made_of():
     bench, cell = bench_of("ddpm"), Cell("ddpm", 5)
     names = protocols.gradients(SimpleNamespace(configuration=bench.configuration), cell)
     assert names == ("full", "bpda", "one step")
-    (surrogate,) = protocols._standing(bench, cell, names[-1]).values()
+    surrogate = protocols._standing(bench, cell, names[-1])
     whole, short = (np.asarray(steps.time) for steps in surrogate.args[1:3])
     assert short == whole[:1]  # one step, from where the purifier's begin
 
