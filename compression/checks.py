@@ -54,6 +54,12 @@ def check_budget(eps, largest: float = 1.0) -> None:
         raise ValueError(f"eps is a budget in pixel units in (0, {largest:g}], got {eps}; 8/255 is 0.0314")
 
 
+def check_positive(eps) -> None:
+    """Raise unless eps is finite and above 0, one number or one an image, in a norm that is not told."""
+    if not ((np.asarray(eps) > 0) & np.isfinite(eps)).all():
+        raise ValueError(f"eps is a budget above 0, in the units of the distances, got {eps}; 8/255 is 0.0314")
+
+
 def check_norm(norm) -> None:
     """Raise unless `norm` is a module of a ball, `pm.linf` or `pm.l2`."""
     if not hasattr(norm, "project"):

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from .attacks import linf
 from .batches import over_images
-from .checks import check_budget, check_classifier, check_images, check_keys, check_labels, check_shape
+from .checks import check_budget, check_classifier, check_images, check_keys, check_labels, check_positive, check_shape
 from .losses import defended, margin, margins
 from .purifiers.identity import identity
 from .survival import Survival
@@ -39,12 +39,13 @@ purifiers."""
 def by_survival(curve: Survival, rates: Float[np.ndarray, "n"], eps: Budget) -> float:
     """The paper's prediction S(CR eps): CR the mean rate, S the bare classifier's survival curve (Table 3).
 
-    Warns where S was not searched as far.
+    Warns where S was not searched as far. eps: above 0, in the units of the curve's distances.
 
     >>> from purimetry import kaplan_meier
     >>> by_survival(kaplan_meier(np.array([0.0, 0.1, 0.2, 0.3]), np.zeros(4, bool)), np.array([0.4, 0.6]), 0.3)
     0.5
     """
+    check_positive(eps)
     compressed = _numbers(rates, "rates").mean() * eps
     predicted = float(curve(compressed))
     if compressed > curve.searched and predicted > 0:
@@ -59,11 +60,13 @@ def image_wise(
     """Image i withstands eps if d_i > rate_i eps, d_i the minimum perturbation at its own anchor.
 
     censored: never broken in the search for d_i. Such an image withstands any budget, as a survival curve has it.
+    eps: above 0, in the units of the distances.
     With `rates.adversarial_rate` in place of the expected rate, the direction that matters is compared.
 
     >>> image_wise(np.array([0.1, 0.0]), np.zeros(2, bool), np.array([0.5, 0.5]), 0.15).tolist()
     [True, False]
     """
+    check_positive(eps)
     return np.asarray(censored) | (_numbers(distance, "distances") > _numbers(rates, "rates") * eps)
 
 

@@ -17,6 +17,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterable
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -57,23 +58,35 @@ def write_atomic(path: Path, content: bytes) -> None:
 
     Raises RecordError, with what to do, when the folder cannot be written or the disk is full.
     """
-    temporary = None
-    try:
+    with _writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except OSError as error:
-        if temporary is not None:
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        except OSError:
             Path(temporary).unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def _writing(path):
+    try:
+        yield path
+    except OSError as error:
         raise RecordError(
             f"cannot write {path}: {error.strerror}; make room or choose a writable folder and run the same "
             "command again, finished shards are kept"
         ) from error
+
+
+def _foreign(path):
+    """Whether a file is not what a process leaves that was killed while it wrote a folder's first one."""
+    return not path.name.startswith(".run.json.")
 
 
 def digest(arrays: Arrays) -> str:
@@ -128,7 +141,7 @@ class Folder:
                     f"{self.path} holds a run with other settings ({', '.join(changed)}); "
                     "choose another folder with --out, or remove this one; --reuse takes over what fits"
                 )
-        elif self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        elif self.path.exists() and (not self.path.is_dir() or any(map(_foreign, self.path.iterdir()))):
             raise RecordError(f"{self.path} exists and is not a run of purimetry; choose another folder with --out")
         else:
             write_atomic(manifest, content.encode())
@@ -148,8 +161,11 @@ class Folder:
         arrays = {key: np.asarray(array) for key, array in compute().items()}
         seconds = time.perf_counter() - start
         save_arrays(path, arrays)
-        with open(self.path / "cost.jsonl", "a") as file:
-            file.write(json.dumps({"experiment": experiment, "shard": name, "seconds": round(seconds, 2)}) + "\n")
+        cost = json.dumps({"experiment": experiment, "shard": name, "seconds": round(seconds, 2)})
+        with _writing(self.path / "cost.jsonl") as path:
+            torn = path.exists() and not path.read_bytes().endswith(b"\n")  # the last line, by a process that ended
+            with open(path, "a") as file:
+                file.write("\n" * torn + cost + "\n")
         return arrays
 
     def write(self, experiment: str, measurements: Iterable[Measurement]) -> list[Measurement]:
@@ -209,7 +225,7 @@ def read_costs(folder: Path) -> dict[str, float]:
     costs: dict[str, float] = {}
     path = Path(folder) / "cost.jsonl"
     for line in path.read_text().splitlines() if path.exists() else []:
-        row = json.loads(line) if line.endswith("}") else None
-        if row is not None:
+        with suppress(ValueError):  # torn
+            row = json.loads(line)
             costs[row["experiment"]] = costs.get(row["experiment"], 0.0) + row["seconds"]
     return costs

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from .attacks.iterative import Iterative
 from .attacks.search import attack_images
 from .batches import over_images
-from .checks import check_classifier, check_images, check_keys, check_labels
+from .checks import check_budget, check_classifier, check_images, check_keys, check_labels
 from .losses import margins
 from .purifiers.identity import identity
 from .randomness import configurations
@@ -47,13 +47,17 @@ def minimum_perturbations(
     keys: [n], each image's, for an attack that starts at random; those of seed 0 unless told.
     eps_max: limit of the search in pixel units of the attack's norm. The result is resolved to eps_max / 2^halvings,
         and better where an attack stays inside its budget: the distance it really used is the new upper end.
+    Raises ValueError for a limit beyond the attack's norm, or fewer halvings than none.
     """
     images = np.asarray(check_images(images), np.float32)
     n = len(images)
     labels = check_labels(labels, n, check_classifier(classifier, images[:2]))
     keys = configurations(0, np.arange(n)) if keys is None else keys
     check_keys(keys, n)
-    length = attack(0.0).norm.length
+    norm = attack(0.0).norm
+    check_budget(eps_max, norm.largest(images.shape[1:]))
+    if halvings < 0:
+        raise ValueError(f"halvings of the search's limit are 0 or more, got {halvings}")
     low, high = np.zeros(n, np.float32), np.full(n, eps_max, np.float32)
     adversaries, which = images.copy(), np.arange(n)
     for step in range(halvings + 1):
@@ -65,7 +69,7 @@ def minimum_perturbations(
             low[which[unbroken]] = tried[unbroken]
             if len(broken):
                 adversaries[broken] = result.x[~unbroken]
-                used = over_images(length, (), adversaries[broken] - images[broken])
+                used = over_images(norm.length, (), adversaries[broken] - images[broken])
                 high[broken] = np.minimum(high[broken], used)
                 low[broken] = np.minimum(low[broken], high[broken])
             if step == 0:
@@ -116,9 +120,8 @@ def kaplan_meier(distance, censored, z: float = 1.959964) -> Survival:
     (0.75, 0.5, 0.25)
     """
     distance, censored = _distances(distance, censored)
-    at = np.unique(distance[~censored])
-    at_risk = (distance[None] >= at[:, None]).sum(1)
-    events = ((distance[None] == at[:, None]) & ~censored[None]).sum(1)
+    at, events = np.unique(distance[~censored], return_counts=True)
+    at_risk = len(distance) - np.searchsorted(np.sort(distance), at)
     value = np.cumprod(1 - events / at_risk)
     with np.errstate(divide="ignore", invalid="ignore"):
         spread = np.sqrt(np.cumsum(events / (at_risk * (at_risk - events)))) / np.log(value)

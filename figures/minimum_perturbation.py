@@ -66,7 +66,8 @@ def perturbations(folder: Path, shown: Unit, samplers: Collection[str]) -> dict[
 def _histogram(axis: Axes, clean: Arrays, fit: list[float]) -> None:
     distance = clean["distance"][~clean["censored"]]
     n, zero = len(clean["distance"]), np.mean(clean["distance"] == 0)
-    bins = np.linspace(0, distance.max(), min(25, 6 + n // 8))
+    widest = distance.max(initial=0) or clean["distance"].max() or 1.0  # where none was broken, none was right
+    bins = np.linspace(0, widest, min(25, 6 + n // 8))
     positive = distance[distance > 0]
     axis.hist(positive, bins, weights=np.full(len(positive), 100 / n), color=style.SKY, label=f"measured (n = {n})")
     axis.bar(0, 100 * zero, width=bins[1] / 2, color=style.VERMILION, label=f"misclassified: {100 * zero:.1f} %")

@@ -152,6 +152,8 @@ def unchecked(function):
     (lambda: pm.over_images(jnp.add, (), GOOD, 0.1), TypeError, "for the same of all images np.full"),
     (lambda: unchecked(pm.by_survival)(None, pm.rate_images(pm.identity, GOOD, KEYS, 0.1), 0.1), ValueError,
      "take l2.mean"),
+    (lambda: pm.minimum_perturbations(pm.pgd, FLAT, GOOD, [0, 1], eps_max=0.0), ValueError, "eps is a budget"),
+    (lambda: pm.minimum_perturbations(pm.pgd, FLAT, GOOD, [0, 1], halvings=-1), ValueError, "0 or more, got -1"),
     (lambda: unchecked(from_torch)(None, "weights.pth"), TypeError, "read a file by pm.load_published"),
     (lambda: pm.linear(beta_max=2.0), ValueError, r"got shape \(1000,\) with 0.0001..2; check the schedule's range"),
 ])

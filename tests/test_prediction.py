@@ -206,6 +206,15 @@ def test_a_rate_that_is_nan_predicts_nothing():
         pm.image_wise(rates, np.zeros(2, bool), np.array([0.5, 0.5]), 0.1)
 
 
+@pytest.mark.parametrize("eps", [0.0, -0.1, np.nan, np.inf])
+def test_a_budget_that_is_none_predicts_nothing(eps):
+    distance, rates, seen = np.array([0.0, 0.2]), np.array([0.5, 0.5]), np.zeros(2, bool)
+    with pytest.raises(ValueError, match="eps is a budget above 0"):
+        pm.by_survival(pm.kaplan_meier(distance, seen), rates, eps)
+    with pytest.raises(ValueError, match="eps is a budget above 0"):
+        pm.image_wise(distance, seen, rates, eps)
+
+
 def test_a_budget_beyond_the_search_is_warned_of():
     """Unless nothing survives the search, for then nothing does beyond it."""
     censored = pm.kaplan_meier(np.full(4, 0.05), np.ones(4, bool))

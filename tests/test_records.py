@@ -77,6 +77,24 @@ def test_a_full_disk_leaves_the_old_file_and_no_rubbish(tmp_path, monkeypatch):
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
+def test_costs_of_a_killed_process_and_of_a_file_that_cannot_be_written(tmp_path):
+    folder, costs = Folder(tmp_path / "out", SETTINGS), tmp_path / "out/cost.jsonl"
+    folder.shard("rates", "one", lambda: ARRAYS)
+    costs.write_text(costs.read_text() + '{"experiment": "rates", "sec')
+    folder.shard("rates", "two", lambda: ARRAYS)
+    assert len(costs.read_text().splitlines()) == 3 and records.read_costs(tmp_path / "out") == {"rates": 0}
+    costs.unlink()
+    costs.mkdir()
+    with pytest.raises(RecordError, match="cannot write .*cost.jsonl: .* run the same command again"):
+        folder.shard("rates", "three", lambda: ARRAYS)
+
+
+def test_a_process_killed_in_its_first_write_leaves_a_folder_that_can_be_used(tmp_path):
+    (tmp_path / ".run.json.ab12cd").write_text("{")
+    Folder(tmp_path, SETTINGS)
+    assert records.read_manifest(tmp_path)["configuration"] == SETTINGS
+
+
 def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RecordError, match="cannot write .* choose a writable folder"):
