@@ -119,6 +119,9 @@ def _load_torch(path: Path) -> dict[str, np.ndarray]:
 READ_BY = {"noise": "--denoiser, pm.ddpm_unet", "velocity": "--velocity, pm.velocity_unet"}
 """What a network of noisy images may predict, and where it is taken."""
 
+SCHEDULER = "scheduler_config.json"
+"""The file of a scheduler in diffusers' format."""
+
 LINEAR = {"beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02, "num_train_timesteps": 1000,
           "trained_betas": None}
 """What diffusers' schedulers say of `schedules.linear()`, by default as well."""
@@ -132,8 +135,8 @@ def ddpm_unet(folder: Path | str) -> Network:
     x_t is in [-1, 1] and t the network's time 0..999, so `diffusion` takes it with a schedule of the same noise:
     `linear()` for Ho et al.'s.
     Raises RecordError for a file that cannot be read, ValueError for settings that are not supported, weights of
-    another network, or a card in the folder, or a pipeline's `scheduler` beside it, that says that the network predicts
-    something else than noise. Of another schedule than `linear()` there it warns.
+    another network, or a card in the folder, or a scheduler as `other_schedule` finds it, that says that the network
+    predicts something else than noise. Of another schedule than `linear()` there it warns.
     """
     folder = Path(folder)
     if other := other_schedule(folder):
@@ -160,18 +163,20 @@ def _unet(folder: Path, expected: str) -> Network:
 
 
 def other_schedule(folder: Path | str) -> dict[str, Any]:
-    """What the scheduler of the pipeline that a network's folder is part of says otherwise than `linear()`.
+    """What the scheduler of a network's pipeline says otherwise than `linear()`.
+
+    folder: holds `scheduler_config.json` beside `config.json`, or lies beside the pipeline's folder `scheduler`.
 
     Empty where there is none. ValueError where it says that the network predicts something else than noise.
     """
-    path = Path(folder).parent / "scheduler" / "scheduler_config.json"
-    if not path.exists():
-        return {}
-    told = json.loads(path.read_text())
-    if (predicts := told.get("prediction_type", "epsilon")) != "epsilon":
-        raise ValueError(f"{path} says that the network predicts {predicts}, expected epsilon, the noise; give a copy "
-                         "of the folder alone, and what is read to pm.from_v or pm.from_x0")
-    return {name: told[name] for name, ours in LINEAR.items() if told.get(name, ours) != ours}
+    folder, other = Path(folder), {}
+    for path in (folder / SCHEDULER, folder.parent / "scheduler" / SCHEDULER):
+        told = json.loads(path.read_text()) if path.exists() else {}
+        if (predicts := told.get("prediction_type", "epsilon")) != "epsilon":
+            raise ValueError(f"{path} says that the network predicts {predicts}, expected epsilon, the noise; give a "
+                             "copy of the network's folder without it, and what is read to pm.from_v or pm.from_x0")
+        other |= {name: told[name] for name, ours in LINEAR.items() if told.get(name, ours) != ours}
+    return other
 
 
 def _config(folder: Path) -> dict:

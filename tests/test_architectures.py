@@ -130,10 +130,11 @@ def test_a_noise_predictor_of_diffusers_is_for_images_of_its_own_size(tmp_path):
         architectures.check_predictor(alone, images(8, 1))
 
 
-def test_a_pipeline_of_another_schedule_is_not_run_on_the_linear_one(tmp_path):
+@pytest.mark.parametrize("place", ["scheduler", "unet"])
+def test_a_pipeline_of_another_schedule_is_not_run_on_the_linear_one(place, tmp_path):
     folder = diffusers_folder(tmp_path / "unet")
-    (tmp_path / "scheduler").mkdir()
-    (tmp_path / "scheduler" / "scheduler_config.json").write_text('{"beta_schedule": "linear", "beta_end": 0.05}')
+    (tmp_path / place).mkdir(exist_ok=True)
+    (tmp_path / place / "scheduler_config.json").write_text('{"beta_schedule": "linear", "beta_end": 0.05}')
     with pytest.raises(ValueError, match=r"another schedule than the linear one .*\{'beta_end': 0.05\}"):
         architectures.denoiser(str(folder))
 

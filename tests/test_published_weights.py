@@ -140,10 +140,11 @@ def test_a_folder_without_a_config_is_refused(content, tmp_path):
         weights.ddpm_unet(tmp_path)
 
 
-def test_a_pipelines_scheduler_has_a_say(tmp_path):
+@pytest.mark.parametrize("place", ["scheduler", "unet"])
+def test_a_pipelines_scheduler_has_a_say(place, tmp_path):
     """A network that predicts something else than noise is refused, one of another schedule is warned of."""
-    folder, told = tmp_path / "unet", tmp_path / "scheduler" / "scheduler_config.json"
-    folder.mkdir(), told.parent.mkdir()
+    folder, told = tmp_path / "unet", tmp_path / place / "scheduler_config.json"
+    folder.mkdir(), told.parent.mkdir(exist_ok=True)
     told.write_text('{"prediction_type": "v_prediction"}')
     with pytest.raises(ValueError, match="the network predicts v_prediction, expected epsilon"):
         weights.ddpm_unet(folder)
