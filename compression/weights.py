@@ -4,6 +4,7 @@ import hashlib
 import json
 import pickle
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -65,7 +66,8 @@ def load_published(path: Path | str) -> dict[str, np.ndarray]:
     A training checkpoint may hold the state dict under one of NESTED; the rest of it (epoch, optimiser) is not used.
     The prefix of a model that was saved in parallel, `module.`, is dropped where all names have it.
 
-    Raises RecordError if the file is damaged or holds anything but named tensors, ImportError without torch.
+    Raises RecordError if the file is damaged or holds anything but named tensors that NumPy has a counterpart of,
+    ImportError without torch.
     """
     path = Path(path)
     if not path.is_file():
@@ -73,7 +75,7 @@ def load_published(path: Path | str) -> dict[str, np.ndarray]:
     if path.suffix == ".safetensors":
         try:
             with safe_open(path, framework="numpy") as file:
-                arrays = {name: file.get_tensor(name) for name in file.keys()}
+                arrays = {name: _array(path, name, lambda: file.get_tensor(name)) for name in file.keys()}
         except (SafetensorError, OSError) as error:
             raise RecordError(f"{path} is truncated or damaged ({error}); download it again") from error
     elif path.suffix in (".pth", ".pt", ".bin"):
@@ -113,7 +115,16 @@ def _load_torch(path: Path) -> dict[str, np.ndarray]:
     if not isinstance(tensors, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
         raise RecordError(f"{path} is not a flat dictionary of tensors, nor has it one under {', '.join(NESTED)}; save "
                           "the model's state_dict() itself")
-    return {name: (found.float() if found.is_floating_point() else found).numpy() for name, found in tensors.items()}
+    numbers = lambda tensor: (tensor.float() if tensor.is_floating_point() else tensor).numpy(force=True)
+    return {name: _array(path, name, lambda: numbers(tensor)) for name, tensor in tensors.items()}
+
+
+def _array(path: Path, name: str, read: Callable[[], np.ndarray]) -> np.ndarray:
+    try:
+        return read()
+    except (TypeError, AttributeError, RuntimeError) as error:  # sparse, of a type unknown to NumPy, without content
+        raise RecordError(f"{path}: {name} cannot become an array ({error}); save it as a dense tensor of float32, or "
+                          "of integers") from error
 
 
 READ_BY = {"noise": "--denoiser, pm.ddpm_unet", "velocity": "--velocity, pm.velocity_unet"}

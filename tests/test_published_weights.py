@@ -254,9 +254,14 @@ def test_safetensors_are_read_in_any_precision(tmp_path):
         "half": ("float32", 1.5), "brain": ("float32", 2.5), "count": ("int64", 7)}
 
 
+HEADER = b'{"conv.weight": {"dtype": "F8_E4M3", "shape": [1], "data_offsets": [0, 1]}}'
+EIGHT_BITS = len(HEADER).to_bytes(8, "little") + HEADER + b"\x38"
+
+
 @pytest.mark.parametrize("name, content, message", [
     ("missing.safetensors", None, "there is no file"),
     ("cut.safetensors", b"\x10\x00\x00", "truncated or damaged"),
+    ("eight.safetensors", EIGHT_BITS, r"eight.safetensors: conv.weight cannot become an array .*; save it as a dense"),
     ("weights.npz", b"", "expected a file .safetensors, .pth, .pt or .bin"),
 ])
 def test_files_that_cannot_be_read_are_refused(name, content, message, tmp_path):
@@ -294,6 +299,27 @@ def test_training_checkpoints_hold_the_state_dict_under_a_known_name(name, tmp_p
     found = weights.load_published(tmp_path / "w.pth")
     assert {key: (array.dtype.name, array.tolist()) for key, array in found.items()} == {
         "conv1.weight": ("float32", [0.0, 1.0, 2.0]), "count": ("int64", 7)}
+
+
+@pytest.mark.peer
+def test_parameters_are_read_as_the_tensors_that_they_are(tmp_path):
+    torch = pytest.importorskip("torch")
+    layer = torch.nn.Linear(2, 1)
+    torch.save(dict(layer.named_parameters()), tmp_path / "w.pth")
+    found = weights.load_published(tmp_path / "w.pth")
+    assert {name: array.tolist() for name, array in found.items()} == {
+        name: tensor.tolist() for name, tensor in layer.state_dict().items()}
+
+
+@pytest.mark.peer
+@pytest.mark.parametrize("changed", [
+    lambda tensor: tensor.to_sparse(), lambda tensor: tensor.to("meta"),
+], ids=["sparse", "without content"])
+def test_tensors_that_cannot_become_arrays_are_named(changed, tmp_path):
+    torch = pytest.importorskip("torch")
+    torch.save({"bias": torch.ones(2), "conv.weight": changed(torch.eye(2))}, tmp_path / "w.pth")
+    with pytest.raises(RecordError, match=r"w.pth: conv.weight cannot become an array .*; save it as a dense tensor"):
+        weights.load_published(tmp_path / "w.pth")
 
 
 @pytest.mark.peer
