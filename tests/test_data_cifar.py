@@ -172,6 +172,12 @@ def changed(of: bytes, old: bytes, new: bytes) -> bytes:
     return of.replace(old, new)
 
 
+def doubled(around, depth):
+    return around(doubled(around, depth - 1)) if depth else []
+
+
+TWICE = b"q\x00h\x00\x86"  # what was made last becomes the tuple of itself and itself
+AGAIN = "refers to a list, tuple or dict again"
 MARK = "PURIMETRY_TEST_HARM"
 ARRAY = pickle.dumps(np.arange(3, dtype=np.int64), protocol=2)
 HARMFUL = {
@@ -190,8 +196,13 @@ HARMFUL = {
     "a function itself": (b"c_codecs\nencode\n.", "of type method"),
     "a set": (pickle.dumps({1}, protocol=4), "of type set"),
     "persistent ids": (b"Px\n.", "persistent"),
-    "a list in itself": (pickle.dumps((lambda own: own.append(own) or own)([])), "recursion"),
-    "nothing": (b"", "Ran out of input"),
+    "a list in itself": (pickle.dumps((lambda own: own.append(own) or own)([])), AGAIN),
+    "lists of one list twice, and so on": (pickle.dumps(doubled(lambda inner: [inner, inner], 40), protocol=2), AGAIN),
+    "dicts of one dict twice": (pickle.dumps(doubled(lambda inner: {1: inner, 2: inner}, 40), protocol=2), AGAIN),
+    "such a key of a dict": (b"}K\x01" + 40 * TWICE + b"Ns.", AGAIN),
+    "such a type of elements": (b"cnumpy\ndtype\n(]" + 40 * TWICE + b"K\x00K\x01tR.", AGAIN),
+    "such a list without numbers": (b"]" + 40 * b"2\x86" + b".", AGAIN),
+    "nothing": (b"", "exhausted"),
 }
 
 

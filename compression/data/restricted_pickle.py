@@ -3,10 +3,14 @@
 A pickle names functions and has them called. Here four names are known, each with a stand-in of ours that makes
 numeric arrays or bytes from checked arguments and nothing else. NumPy's own functions would not do: they build
 arrays of object pointers from the file's bytes where a file asks for it.
+
+A pickle may also refer to what it made before. A list of one list twice, that list of another twice, and so on, takes
+few bytes and longer than anyone waits to walk, to hash or to print, so that only single values may be met again.
 """
 
 import io
 import pickle
+import pickletools
 from typing import Any
 
 import numpy as np
@@ -19,13 +23,18 @@ NUMERIC = ("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8
 PLAIN = (str, bytes, bool, int, float, type(None))
 """Types of single values that are admitted."""
 
+SINGLE = ("STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8",
+          "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "GLOBAL", "STACK_GLOBAL", "REDUCE")
+"""Opcodes that make what a pickle may refer to later: strings, names, and what the stand-ins make of them."""
+
 
 def read_pickle(content: bytes) -> Any:
     """What a pickle holds: arrays of numbers, strings, bytes, numbers, None, and lists, tuples and dicts of them.
 
     content: of protocol 2, as official data sets are; strings of Python 2 are read as latin-1.
 
-    Raises DataError for a damaged file and for anything else in it, of which nothing is made or run.
+    Raises DataError for a damaged file and for anything else in it, of which nothing is made or run, and for a list,
+    tuple or dict that is referred to again.
 
     >>> read_pickle(pickle.dumps({"labels": [3, 1], "data": np.arange(3)}, protocol=2))
     {'labels': [3, 1], 'data': array([0, 1, 2])}
@@ -34,9 +43,23 @@ def read_pickle(content: bytes) -> Any:
     purimetry.compression.data.dataset.DataError: not a pickle of plain data (it names os.system, which is not run)
     """
     try:
+        _check_references(content)
         return _plain(_Unpickler(io.BytesIO(content), encoding="latin-1").load())
     except Exception as error:  # damaged bytes make the unpickler raise nearly anything
         raise DataError(f"not a pickle of plain data ({error})") from error
+
+
+def _check_references(content: bytes) -> None:
+    """Raise UnpicklingError where anything but a single value is referred to, before any of it is made."""
+    last, single = "", {}
+    for opcode, argument, _ in pickletools.genops(content):
+        match opcode.name:
+            case "PUT" | "BINPUT" | "LONG_BINPUT" | "MEMOIZE":
+                single[len(single) if argument is None else argument] = last in SINGLE
+                continue
+            case "DUP" | "GET" | "BINGET" | "LONG_BINGET" if not single.get(argument):
+                raise pickle.UnpicklingError("it refers to a list, tuple or dict again, expected each to be met once")
+        last = opcode.name
 
 
 class _Unpickler(pickle.Unpickler):
