@@ -143,12 +143,17 @@ def test_only_files_that_are_asked_for_are_decoded_and_all_damaged_ones_are_name
     (tmp_path / "a/q.png").write_bytes((tmp_path / "a/q.png").read_bytes()[:100])
     (tmp_path / "a/r.png").write_text("no image")
     Image.fromarray(np.full((8, 8), 40000, np.uint16)).save(tmp_path / "a/t.png")
+    for name, side in {"u": 10_000, "v": 20_000}.items():  # of which Pillow warns, and which it refuses
+        write(tmp_path / f"a/{name}.bmp", np.zeros((8, 8, 3), np.uint8))
+        header = (tmp_path / f"a/{name}.bmp").read_bytes()
+        (tmp_path / f"a/{name}.bmp").write_bytes(header[:18] + 2 * side.to_bytes(4, "little") + header[26:])
     images = pm.image_folder(tmp_path, size=4, resize=8).test_images
     assert images[[0, 3]].shape == (2, 4, 4, 3)
-    with pytest.raises(DataError, match="cannot decode 3 image") as caught:
+    with pytest.raises(DataError, match="cannot decode 5 image") as caught:
         images[:]
-    assert all(f"{name}.png" in str(caught.value) for name in "qrt") and "p.png" not in str(caught.value)
-    assert "more than 8 bits a channel" in str(caught.value)
+    named = ("q.png", "r.png", "t.png", "u.bmp", "v.bmp")
+    assert all(name in str(caught.value) for name in named) and "p.png" not in str(caught.value)
+    assert "more than 8 bits a channel" in str(caught.value) and "(100000000 pixels) exceeds" in str(caught.value)
 
 
 def test_the_fingerprint_of_files_follows_their_bytes_and_what_is_made_of_them(tmp_path):

@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import warnings
 from functools import cached_property
 from pathlib import Path
 
@@ -35,11 +36,15 @@ class Files(Images):
 
     def pixels(self, indices: Int[np.ndarray, "k"]) -> Float[np.ndarray, "k height width 3"]:
         """The images of these numbers; DataError with the names of all that cannot be decoded."""
+        from PIL import Image
+
+        # Pillow raises SyntaxError for some damaged files, and an Exception of its own for more pixels than it admits.
+        damaged = (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning)
         images, failed = np.empty((len(indices), *self.shape[1:]), np.float32), []
         for image, index in zip(images, indices, strict=True):
             try:
                 image[:] = _decoded(self.paths[index], self.shape[1], self.resize)
-            except (OSError, SyntaxError, ValueError) as error:  # Pillow raises SyntaxError for some damaged files
+            except damaged as error:
                 failed.append(f"{self.paths[index]} ({error})")
         if failed:
             raise DataError(f"cannot decode {len(failed)} image(s), repair or remove them: {'; '.join(failed)}")
@@ -94,7 +99,7 @@ def _listed(path: Path) -> list[tuple[Path, int]]:
 def _decoded(path: Path, size: int, resize: int) -> Float[np.ndarray, "size size 3"]:
     from PIL import Image
 
-    with Image.open(path) as image:
+    with warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning), Image.open(path) as image:
         if image.mode[0] in "IF":
             raise ValueError(f"more than 8 bits a channel (mode {image.mode}), convert it to 8")
         image = image.convert("RGB")
