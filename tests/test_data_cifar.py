@@ -3,6 +3,7 @@
 import io
 import os
 import pickle
+import re
 import struct
 import tarfile
 from pathlib import Path
@@ -42,6 +43,10 @@ def python2(part: slice, name: str = "labels") -> bytes:
 def python3(part: slice, name: str = "labels") -> bytes:
     """The same written by a Python of today."""
     return pickle.dumps({"data": IMAGES[part].reshape(-1, 3072), name: LABELS[part].tolist()}, protocol=2)
+
+
+def labelled(labels) -> bytes:
+    return pickle.dumps({"data": IMAGES[:2].reshape(-1, 3072), "labels": labels}, protocol=2)
 
 
 VERSIONS = {
@@ -141,6 +146,14 @@ def test_a_broken_file_is_named(tmp_path, file, content, message):
     (pickle.dumps({"data": IMAGES[:2], "labels": [1, 2]}, protocol=2), r"2 x 3072 bytes, got \(2, 3, 32, 32\)"),
     (pickle.dumps({"data": "text", "labels": [1, 2]}, protocol=2), "2 x 3072 bytes, got text"),
     (python2(slice(2))[:-100], "not a pickle of plain data"),
+    *((labelled(labels), rf"expected 'labels' to be a list of class numbers, got {re.escape(shown)}; .*get it again")
+      for labels, shown in [
+          ([1.7, 2.9], "[1.7, 2.9]"), (["a", "b"], "['a', 'b']"), ([[1, 2], [3]], "[[1, 2], [3]]"), (3, "3"),
+          ([[1], [2]], "[[1], [2]]"), ([True, False], "[True, False]"), ([1, None], "[1, None]"), ([], "[]"),
+          ([1, 10**20], "[1, 100000000000000000000]"), (np.array([1.0, 2.0]), "array([1., 2.])"), ("12", "'12'"),
+      ]),
+    *((labelled(labels), "expected labels 0..9, got " + shown) for labels, shown in [
+        ([4294967299, 1], "1..4294967299"), (np.uint64([2**63, 1]), "1..9223372036854775808"), ([-1, 1], "-1..1")]),
 ])
 def test_a_pickle_of_something_else_is_named(tmp_path, content, message):
     unpack(tmp_path / "cifar-10-batches-py", {**VERSIONS["python 2"][1], "test_batch": content})

@@ -5,15 +5,16 @@ version" (pickles, read without running any code of theirs), each an archive tha
 """
 
 import gzip
+import reprlib
 import tarfile
 import zlib
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Int, Integer, UInt8
 
 from .dataset import Bytes, DataError, DataMissing, Dataset
 from .restricted_pickle import read_pickle
@@ -21,7 +22,7 @@ from .restricted_pickle import read_pickle
 PIXELS = 3 * 32 * 32
 """Bytes of one image."""
 
-Batch = tuple[UInt8[np.ndarray, "n 3 32 32"], Int[np.ndarray, "n"]]
+Batch = tuple[UInt8[np.ndarray, "n 3 32 32"], Integer[np.ndarray, "n"]]
 
 
 class Version(NamedTuple):
@@ -79,7 +80,7 @@ def records(content: bytes, label_bytes: int) -> Batch:
     if len(content) % size or not content:
         raise DataError(f"expected records of {size} bytes, got {len(content)} bytes in all")
     found = np.frombuffer(content, np.uint8).reshape(-1, size)
-    return found[:, label_bytes:].reshape(-1, 3, 32, 32), found[:, label_bytes - 1].astype(np.int32)
+    return found[:, label_bytes:].reshape(-1, 3, 32, 32), found[:, label_bytes - 1]
 
 
 def pickled(content: bytes, labels: str) -> Batch:
@@ -88,10 +89,21 @@ def pickled(content: bytes, labels: str) -> Batch:
     if not isinstance(found, dict) or not {"data", labels} <= found.keys():
         keys = sorted(map(str, found)) if isinstance(found, dict) else type(found).__name__
         raise DataError(f"expected a dict with 'data' and '{labels}', got {keys}")
-    images, numbers = found["data"], np.asarray(found[labels])
+    images, numbers = found["data"], _whole(found[labels], labels)
     if not (isinstance(images, np.ndarray) and images.dtype == np.uint8 and images.shape == (len(numbers), PIXELS)):
         raise DataError(f"expected data of {len(numbers)} x {PIXELS} bytes, got {getattr(images, 'shape', images)}")
-    return images.reshape(-1, 3, 32, 32), numbers.astype(np.int32)
+    return images.reshape(-1, 3, 32, 32), numbers
+
+
+def _whole(found: Any, name: str) -> Integer[np.ndarray, "n"]:
+    """The numbers of a list or an array, of whichever integer type holds them all; at least one."""
+    try:
+        numbers = np.asarray(found)
+    except ValueError:  # lists of several lengths
+        numbers = np.empty(0)
+    if numbers.ndim != 1 or not len(numbers) or not np.issubdtype(numbers.dtype, np.integer):
+        raise DataError(f"expected '{name}' to be a list of class numbers, got {reprlib.repr(found)}")
+    return numbers
 
 
 def _read(name: str, classes: int, folder: Path, versions: tuple[Version, ...]) -> Dataset:
@@ -109,7 +121,7 @@ def _read(name: str, classes: int, folder: Path, versions: tuple[Version, ...]) 
                 raise DataError(f"expected labels 0..{classes - 1}, got {labels.min()}..{labels.max()}")
         except DataError as error:
             raise DataError(f"{place}, {file}: {error}; it is damaged or not of {name}, get it again") from error
-        batches.append((images, labels))
+        batches.append((images, labels.astype(np.int32)))
     return Dataset(name, *_joined(batches[:-1]), *_joined(batches[-1:]))
 
 
