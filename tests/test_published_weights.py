@@ -125,6 +125,13 @@ def test_unets_configured_in_other_ways_are_refused(changed, message):
         ddpm_unet.ddpm_unet(HO_CIFAR10 | changed, {})
 
 
+def test_unets_with_an_attention_layer_by_two_names_are_refused():
+    names = [f"mid_block.attentions.0.{layer}.weight" for layer in ("query", "to_q", "to_out.0", "proj_attn", "key")]
+    message = "got {0} and {1}; {3} and {2}; remove those that are not meant".format(*names)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        ddpm_unet.ddpm_unet(HO_CIFAR10, dict.fromkeys(names, np.zeros((256, 256), np.float32)))
+
+
 @pytest.mark.parametrize("sizes", [{"channels": 48}, {"head": 48}, {"head": 48, "attention_at": ()}])
 def test_guided_unets_of_impossible_widths_are_refused(sizes):
     sizes = {"channels": 32, "multiples": (1, 2), "blocks": 1, "attention_at": (1,), "head": 32} | sizes

@@ -198,9 +198,13 @@ def configured(config: Mapping[str, Any]) -> Callable[..., DDPMUNet]:
 def ddpm_unet(config: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Network:
     """The network of diffusers' `config.json` with the weights of its state dict; strict, as `from_torch`.
 
-    Attention layers may have their present names or those of files from before diffusers 0.15.
+    Attention layers may have their present names or those of files from before diffusers 0.15, each one of them.
     """
-    return from_torch(configured(config), {_renamed(name): array for name, array in arrays.items()})
+    build = configured(config)
+    if doubled := [f"{name} and {_renamed(name)}" for name in arrays if name != _renamed(name) in arrays]:
+        raise ValueError(f"expected each attention layer by one name, got {'; '.join(doubled)}; remove those that are "
+                         "not meant")
+    return from_torch(build, {_renamed(name): array for name, array in arrays.items()})
 
 
 def _renamed(name: str) -> str:
