@@ -48,6 +48,11 @@ def test_classifier_resumes_and_is_published_as_the_same_function(small, tmp_pat
     whole = cifar10_classifier.train(small, recipe, tmp_path / "whole.pt")
     with pytest.raises(Stop):
         cifar10_classifier.train(small, recipe, tmp_path / "classifier-training.pt", interrupted_at(0.9))
+    others = small._replace(train_labels=(small.train_labels + 1) % 10)
+    for data, told in [(small, recipe._replace(seed=1)), (others, recipe)]:
+        with pytest.raises(RecordError, match="of another training.*remove it"):
+            publish.classifier(data, tmp_path, told)
+    assert not (tmp_path / CLASSIFIER).exists()
     card = publish.classifier(small, tmp_path, recipe)
 
     arrays = weights.load_published(tmp_path / CLASSIFIER)
@@ -64,6 +69,28 @@ def test_classifier_resumes_and_is_published_as_the_same_function(small, tmp_pat
     np.testing.assert_allclose(jax.vmap(network)(x), theirs, atol=1e-5 * np.abs(theirs).max())
     right = 100 * np.mean(theirs.argmax(1) == small.test_labels)
     assert card["test_accuracy_percent"][0] == pytest.approx(right, abs=4)  # float16 may turn one of 32 images
+
+
+@pytest.mark.peer
+def test_a_training_killed_while_it_is_kept_goes_on_from_where_it_was_kept_before(tmp_path, monkeypatch):
+    torch = pytest.importorskip("torch")
+    from purimetry.experiments import checkpoints
+
+    path, save = tmp_path / "out" / "training.pt", torch.save
+    checkpoints.save(path, ("recipe",), {"epoch": 1, "slow": {"a": torch.ones(3)}})
+
+    def killed(state, file):
+        save(state, file)
+        raise Stop
+
+    monkeypatch.setattr(torch, "save", killed)
+    with pytest.raises(Stop):
+        checkpoints.save(path, ("recipe",), {"epoch": 2, "slow": {"a": torch.zeros(3)}})
+    assert checkpoints.load(path, ("recipe",))["epoch"] == 1
+    assert checkpoints.load(tmp_path / "none.pt", ("recipe",)) == {}
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(RecordError, match="training.pt is damaged .*; remove it"):
+        checkpoints.load(path, ("recipe",))
 
 
 @pytest.mark.peer
