@@ -146,5 +146,12 @@ def check_purifier(purifier: Purifier, images, keys) -> None:
 
 @jax.jit
 def _twice(purifier, images, keys):
-    """Two traces, so that noise which is drawn while tracing differs between them."""
-    return tuple(jax.vmap(lambda x, key: purifier(x, key))(images, keys) for _ in range(2))
+    return traced_twice(lambda x, key: purifier(x, key), images, keys)
+
+
+def traced_twice(function, *rows):
+    """Results over rows of two traces, so that noise which is drawn while tracing differs between them.
+
+    Each below an axis of its own: JAX keeps the trace of a jitted function for later calls below the same axes.
+    """
+    return tuple(jax.vmap(function, axis_name=axis)(*rows) for axis in ("once", "twice"))

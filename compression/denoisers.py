@@ -8,9 +8,8 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 import numpy as np
-from jax.tree_util import Partial
 
-from .callables import as_pytree
+from .callables import Made, as_pytree
 from .schedules import Schedule
 from .types import Image, NoisePredictor, Scalar
 
@@ -50,9 +49,9 @@ def from_score(network: Callable, schedule: Schedule) -> NoisePredictor:
     return _seen(_of_score, network, schedule)
 
 
-def _seen(convert, network, schedule):
+def _seen(formula, network, schedule):
     tables = (schedule.time, np.sqrt(schedule.alpha_bar), np.sqrt(1 - schedule.alpha_bar))
-    return Partial(convert, as_pytree(network), *map(jnp.float32, tables))
+    return Made(formula, as_pytree(network), tuple(map(jnp.float32, tables)))
 
 
 def _of_v(network, times, signal, noise, x_t: Image, t: Scalar) -> Image:

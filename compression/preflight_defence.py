@@ -9,7 +9,7 @@ import numpy as np
 
 from .batches import over_images
 from .callables import as_pytree
-from .checks import check_classifier, check_labels, check_purifier
+from .checks import check_classifier, check_labels, check_purifier, traced_twice
 from .claim import Claim, view_margin
 from .findings import Finding
 from .first_layer import first_layer_input
@@ -171,9 +171,7 @@ def same_defence(claim: Claim) -> Iterator[Finding]:
 
 @partial(jax.jit, static_argnums=0)
 def _twice(view, classifier, purifier, images, labels, keys):
-    """Two traces, so that noise which is drawn while tracing differs between them."""
-    apply = lambda: jax.vmap(lambda *row: view_margin(view, classifier, purifier, *row))(images, labels, keys)
-    return apply(), apply()
+    return traced_twice(lambda *row: view_margin(view, classifier, purifier, *row), images, labels, keys)
 
 
 def _logits(classifier, x):

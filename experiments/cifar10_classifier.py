@@ -19,6 +19,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ..compression.data.dataset import Dataset
+from . import checkpoints
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 """Of the training pixels, by channel."""
@@ -106,8 +107,8 @@ def train(
 ) -> Airbench:
     """The trained network, in evaluation mode.
 
-    checkpoint: file of the state after each epoch, from which an interrupted training resumes.
-    on_step: told the fraction done and the loss of each step.
+    checkpoint: file of the state after each epoch, from which an interrupted training resumes; RecordError where it is
+    another training's. on_step: told the fraction done and the loss of each step.
     """
     torch.manual_seed(recipe.seed)
     images, labels = _normalised(dataset.train_images), torch.from_numpy(dataset.train_labels).long()
@@ -115,9 +116,8 @@ def train(
     optimiser = _optimiser(model, recipe)
     slow = {name: value.clone() for name, value in _floating(model)}
     each = len(images) // recipe.batch
-    total, first = recipe.epochs * each, 0
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
+    total, first, made_from = recipe.epochs * each, 0, (recipe, dataset.fingerprint)
+    if state := checkpoints.load(checkpoint, made_from):
         model.load_state_dict(state["model"])
         optimiser.load_state_dict(state["optimiser"])
         slow, first = state["slow"], state["epoch"]
@@ -139,9 +139,8 @@ def train(
             if step % 5 == 4:
                 _lookahead(model, slow, 0.95**5 * (step / total) ** 3)
             on_step((step + 1) / total, f"loss {loss.item() / len(y):.4f}")
-        checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        torch.save({"model": model.state_dict(), "optimiser": optimiser.state_dict(), "slow": slow,
-                    "epoch": epoch + 1}, checkpoint)
+        checkpoints.save(checkpoint, made_from, {"model": model.state_dict(), "optimiser": optimiser.state_dict(),
+                                                 "slow": slow, "epoch": epoch + 1})
     _lookahead(model, slow, 1.0)
     return model.eval()
 

@@ -4,7 +4,6 @@ Channels last, for the reason that `cifar10_classifier` gives. A training that w
 that was saved, with the bits of one that was not.
 """
 
-import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -15,7 +14,7 @@ from diffusers import UNet2DModel
 from torch.nn import functional as F
 
 from ..compression.data.dataset import Dataset
-from ..compression.records import RecordError, write_atomic
+from . import checkpoints
 
 ROUNDED = {"bfloat16": True, "float32": False}
 """Precisions, and whether matrix products and convolutions are rounded in them."""
@@ -77,12 +76,8 @@ def train(
     optimiser = torch.optim.AdamW(model.parameters(), recipe.rate)
     decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, recipe.steps)
     average = {name: value.clone() for name, value in model.state_dict().items()}
-    first, made_from = 0, repr((recipe, example.__module__, settings, dataset.fingerprint))
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
-        if state.get("made_from") != made_from:
-            raise RecordError(f"{checkpoint} is of another training, of {state.get('made_from')}; remove it, or choose "
-                              "another --out")
+    first, made_from = 0, (recipe, example.__module__, settings, dataset.fingerprint)
+    if state := checkpoints.load(checkpoint, made_from):
         for part in (model, optimiser, decay):
             part.load_state_dict(state[type(part).__name__])
         average, first = state["average"], state["step"]
@@ -99,9 +94,7 @@ def train(
             average[name].lerp_(value, 1 - recipe.average)
         if (step + 1) % SAVED == 0:
             parts = {type(part).__name__: part.state_dict() for part in (model, optimiser, decay)}
-            written = io.BytesIO()
-            torch.save({**parts, "average": average, "step": step + 1, "made_from": made_from}, written)
-            write_atomic(checkpoint, written.getvalue())
+            checkpoints.save(checkpoint, made_from, {**parts, "average": average, "step": step + 1})
         on_step((step + 1) / recipe.steps, f"loss {loss.item():.4f}")
     model.load_state_dict(average)
     return model.eval()

@@ -18,6 +18,7 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
 from ..compression.callables import as_pytree
+from ..compression.networks.precision import in_precision
 from ..compression.records import digest
 from .architectures import Given
 
@@ -101,7 +102,10 @@ def own(option: str, given: str) -> Own:
 
 def check_precision(option: str, given: Given, precision: str) -> None:
     """Raise unless the network of noisy images that an option names has weights to round, where the run rounds them."""
-    if precision != "float32" and not jax.tree.leaves(given.network):
+    if precision == "float32":
+        return
+    rounded = jax.tree.leaves(in_precision(given.network, precision))
+    if not any(leaf.dtype == jax.numpy.dtype(precision) for leaf in rounded):
         raise ValueError(f"--precision {precision} rounds weights, and {option} {given.architecture} shows none; give "
                          "a network of pm.pure, round inside the function, or leave the option out")
 

@@ -82,9 +82,22 @@ class Restless:
         return x * self.generator.uniform()
 
 
+def restless(x, key):
+    """The same while it is traced; which JAX does once for all calls of a jitted function."""
+    return jnp.clip(x + 0.1 * np.random.randn(*x.shape), 0, 1).astype(x.dtype)
+
+
+def scanned(x, key):
+    """A jitted function in a loop in a function."""
+    return jax.lax.scan(lambda x, _: (jax.jit(restless)(x, key), None), x, None, 2)[0]
+
+
 @pytest.mark.parametrize("purifier, error, message", [
     (lambda x, key: x[:2], ValueError, r"must keep the image's shape \(4, 4, 1\), got \(2, 4, 1\)"),
     (Restless(), ValueError, "random although its key is fixed; draw all its noise from the key"),
+    (jax.jit(restless), ValueError, "random although its key is fixed"),
+    (lambda x, key: jax.jit(restless)(x, key) / 2, ValueError, "random although its key is fixed"),
+    (scanned, ValueError, "random although its key is fixed"), (jax.jit(scanned), ValueError, "random although"),
     (lambda x, key: x * jnp.inf, FloatingPointError, "non-finite pixels"),
     (lambda x, key: 2 * x - 1.5, ValueError, r"pixels in \[0, 1\], got \[-0.5, -0.5\]"),
 ])

@@ -78,6 +78,7 @@ def one(x):
 
 
 NUMBER = 3
+of_v = pm.from_v(noise, pm.linear())
 """
 CHEAP = ("--images", "4", "--seeds", "0", "--draws", "2", "--attack-steps", "2", "--attack-restarts", "1",
          "--paper-steps", "3", "--bootstrap", "10", "--workers", "1", "--eps", "0.1")
@@ -163,8 +164,9 @@ def test_a_noise_predictor_of_ones_own_is_sampled_with(mine, tmp_path):
     x, key = jnp.asarray(found.images[0]), found.keys()[0]
     alone = pm.diffusion(lambda x_t, t: jnp.tanh(x_t) + t / 500, pm.ddim(pm.respaced(pm.linear(), 100), 2))
     np.testing.assert_allclose(found.purifier(Cell("ddim", 2))(x, key), alone(x, key), atol=1e-6)  # float32
-    with pytest.raises(ValueError, match="bfloat16 rounds weights, and --denoiser mine.py:noise shows none"):
-        bench(tmp_path / "rounded", denoiser=f"{mine}:noise", precision="bfloat16")
+    for name in ("noise", "of_v"):  # a schedule is no weights
+        with pytest.raises(ValueError, match=f"bfloat16 rounds weights, and --denoiser mine.py:{name} shows none"):
+            bench(tmp_path / "rounded", denoiser=f"{mine}:{name}", precision="bfloat16")
     network = own.given("--denoiser", f"{mine}:network", np.zeros((2, 2, 1), np.float32))
     own.check_precision("--denoiser", network, "bfloat16")
 

@@ -1,16 +1,20 @@
 """A denoiser in bfloat16 inside a sampler in float32: the same purifier up to the rounding of 8 bits."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from purimetry.compression import losses, randomness, rates, samplers, schedules
+from jax.tree_util import Partial
+from purimetry.compression import denoisers, losses, randomness, rates, samplers, schedules
 from purimetry.compression.data.digits import digits
 from purimetry.compression.networks.normalisation import GroupNorm
 from purimetry.compression.networks.precision import in_precision
 from purimetry.compression.networks.pure import pure
 from purimetry.compression.networks.unet import UNet
+from purimetry.compression.purifiers import flow
 from purimetry.compression.purifiers.diffusion import diffusion
 from purimetry.experiments.configuration import Configuration
 
@@ -78,6 +82,45 @@ def test_prediction_gradient_and_rate_agree_to_eight_bits():
     assert 1e-4 < errors[0] < walk  # more than float32's rounding: it did take place
     assert errors[1] < 2**0.5 * walk * reach
     assert errors[2] < walk * reach
+
+
+def waved(weight, x, t):
+    return jnp.sin(weight * x + t)
+
+
+def scaled(factor, predictor, x, t):
+    return factor * predictor(x, t)
+
+
+SCHEDULE = schedules.linear()
+FORMULAS = {
+    "v": partial(denoisers.from_v, schedule=SCHEDULE), "x_0": partial(denoisers.from_x0, schedule=SCHEDULE),
+    "score": partial(denoisers.from_score, schedule=SCHEDULE), "noise of a velocity": flow.noise_of,
+    "velocity of noise": partial(flow.velocity_of, process=SCHEDULE),
+    "one of another": lambda network: flow.noise_of(flow.velocity_of(network, SCHEDULE)),
+}
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+def test_of_what_is_made_of_a_network_the_network_alone_is_rounded(name):
+    """Bit for bit: not the schedule in it, whose noise at t = 99 is known to 8 bits otherwise, nor the image."""
+    formula, network = FORMULAS[name], Partial(waved, jnp.float32(0.7))
+    ours, theirs = (jax.jit(lambda f: f(X, jnp.float32(99)))(made) for made in (
+        in_precision(formula(network), jnp.bfloat16), formula(in_precision(network, jnp.bfloat16))))
+    np.testing.assert_array_equal(ours, theirs)
+    assert distance(ours, formula(network)(X, jnp.float32(99))) > 1e-4  # it did take place
+
+
+def test_a_schedule_stays_as_it_is_inside_of_other_functions_too():
+    """Which are rounded with their image and weights, and an equal one made anew finds the compiled program."""
+    made = lambda: Partial(scaled, jnp.float32(2), FORMULAS["v"](Partial(waved, jnp.float32(0.7))))
+    narrow = [in_precision(made(), jnp.bfloat16) for _ in range(2)]
+    dtypes = [leaf.dtype.name for leaf in jax.tree.leaves(narrow[0])]
+    assert dtypes == ["bfloat16", "bfloat16", "float32", "float32", "float32"]
+    predicted = jax.jit(lambda f: f(X, jnp.float32(99)))
+    for each in narrow:
+        predicted(each)
+    assert predicted._cache_size() == 1
 
 
 def test_a_normalisation_sums_in_float32():

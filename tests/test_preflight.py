@@ -107,9 +107,10 @@ class Restless:
         return x * factor
 
 
-@pytest.mark.parametrize("running", [False, True], ids=["tracing", "running"])
-def test_random_output_at_a_fixed_key(running):
-    finding = only(preflight.fixed_randomness, purifier=Restless(running))
+@pytest.mark.parametrize("purifier", [Restless(False), Restless(True), jax.jit(Restless(False))],
+                         ids=["tracing", "running", "tracing once"])
+def test_random_output_at_a_fixed_key(purifier):
+    finding = only(preflight.fixed_randomness, purifier=purifier)
     assert "random although its key is fixed" in finding.message and finding.measured["spread"] > 0.1
 
 

@@ -1,6 +1,7 @@
 """CIFAR-10's published networks: their training resumes, their files are what their cards say, a run loads them."""
 
 import json
+import os
 from importlib import import_module
 
 import jax
@@ -10,6 +11,8 @@ import pytest
 
 import purimetry as pm
 from purimetry.compression import weights
+from purimetry.compression.batches import over_images
+from purimetry.compression.data.cifar import cifar10
 from purimetry.compression.data.dataset import Dataset
 from purimetry.compression.networks.airbench import airbench
 from purimetry.compression.records import RecordError, digest
@@ -48,6 +51,11 @@ def test_classifier_resumes_and_is_published_as_the_same_function(small, tmp_pat
     whole = cifar10_classifier.train(small, recipe, tmp_path / "whole.pt")
     with pytest.raises(Stop):
         cifar10_classifier.train(small, recipe, tmp_path / "classifier-training.pt", interrupted_at(0.9))
+    others = small._replace(train_labels=(small.train_labels + 1) % 10)
+    for data, told in [(small, recipe._replace(seed=1)), (others, recipe)]:
+        with pytest.raises(RecordError, match="of another training.*remove it"):
+            publish.classifier(data, tmp_path, told)
+    assert not (tmp_path / CLASSIFIER).exists()
     card = publish.classifier(small, tmp_path, recipe)
 
     arrays = weights.load_published(tmp_path / CLASSIFIER)
@@ -64,6 +72,28 @@ def test_classifier_resumes_and_is_published_as_the_same_function(small, tmp_pat
     np.testing.assert_allclose(jax.vmap(network)(x), theirs, atol=1e-5 * np.abs(theirs).max())
     right = 100 * np.mean(theirs.argmax(1) == small.test_labels)
     assert card["test_accuracy_percent"][0] == pytest.approx(right, abs=4)  # float16 may turn one of 32 images
+
+
+@pytest.mark.peer
+def test_a_training_killed_while_it_is_kept_goes_on_from_where_it_was_kept_before(tmp_path, monkeypatch):
+    torch = pytest.importorskip("torch")
+    from purimetry.experiments import checkpoints
+
+    path, save = tmp_path / "out" / "training.pt", torch.save
+    checkpoints.save(path, ("recipe",), {"epoch": 1, "slow": {"a": torch.ones(3)}})
+
+    def killed(state, file):
+        save(state, file)
+        raise Stop
+
+    monkeypatch.setattr(torch, "save", killed)
+    with pytest.raises(Stop):
+        checkpoints.save(path, ("recipe",), {"epoch": 2, "slow": {"a": torch.zeros(3)}})
+    assert checkpoints.load(path, ("recipe",))["epoch"] == 1
+    assert checkpoints.load(tmp_path / "none.pt", ("recipe",)) == {}
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(RecordError, match="training.pt is damaged .*; remove it"):
+        checkpoints.load(path, ("recipe",))
 
 
 @pytest.mark.peer
@@ -169,6 +199,22 @@ def test_published_files_are_what_their_cards_say(path, file):
     card = json.loads((folder / "card.json").read_text())
     assert digest(weights.load_published(folder / file)) == card["sha256"]
     assert {"architecture", "training", "data", "data_sha256", "command", "licence"} <= card.keys()
+
+
+@pytest.mark.parametrize("path", [CLASSIFIER, ROBUST_CLASSIFIER])
+def test_published_classifiers_have_their_cards_accuracy_on_all_test_images(path):
+    """But for images whose two largest logits are as near as float32 in another order may move them."""
+    if not (folder := os.environ.get("PURIMETRY_DATA")):
+        pytest.skip("PURIMETRY_DATA does not name a folder with CIFAR-10; `purimetry data cifar10` gets it")
+    data, card = cifar10(folder), json.loads((PUBLISHED / path).with_name("card.json").read_text())
+    assert (card["data_sha256"], card["test_images"]) == (data.fingerprint, 10_000)
+    network = airbench(weights.load_published(PUBLISHED / path))
+    logits = over_images(lambda network, x: network(x), (network,), data.test_images[:])
+    second, first = np.sort(logits, 1)[:, -2:].T
+    may_flip = np.sum(first - second < 1e-5 * np.abs(logits).max())  # 0, and of the robust one 3
+    assert may_flip <= 3
+    right = np.sum(logits.argmax(1) == data.test_labels)
+    assert abs(right - 100 * card["test_accuracy_percent"][0]) <= may_flip
 
 
 def test_cifar10_is_measured_with_the_published_networks_unless_told_others():

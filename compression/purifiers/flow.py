@@ -2,10 +2,9 @@
 
 import jax.numpy as jnp
 import numpy as np
-from jax.tree_util import Partial
 
 from .. import samplers
-from ..callables import as_pytree
+from ..callables import Made, as_pytree
 from ..schedules import CONTINUOUS, Schedule, rectified, rectified_time
 from ..types import Image, NoisePredictor, Purifier, Scalar
 from .diffusion import diffusion
@@ -54,7 +53,7 @@ def noise_of(velocity: NoisePredictor) -> NoisePredictor:
     >>> noise_of(lambda y, t: 0 * y)(jnp.ones((1, 1, 1)), jnp.float32(499.5)).round(3).tolist()  # sqrt(1/2)
     [[[0.7070000171661377]]]
     """
-    return Partial(_noise, as_pytree(velocity))
+    return Made(_noise, as_pytree(velocity))
 
 
 def velocity_of(predictor: NoisePredictor, process: Schedule) -> NoisePredictor:
@@ -73,8 +72,8 @@ def velocity_of(predictor: NoisePredictor, process: Schedule) -> NoisePredictor:
     >>> round(float(noise_of(known)(jnp.ones((1, 1, 1)), 999 * jnp.float32(0.2))[0, 0, 0]), 2)  # told 73
     0.73
     """
-    times = np.maximum(process.time, 0)
-    return Partial(_velocity, as_pytree(predictor), *map(jnp.float32, (rectified_time(process.alpha_bar), times)))
+    tables = (rectified_time(process.alpha_bar), np.maximum(process.time, 0))
+    return Made(_velocity, as_pytree(predictor), tuple(map(jnp.float32, tables)))
 
 
 def _velocity(predictor, known_t, known_time, y: Image, time: Scalar) -> Image:
