@@ -72,6 +72,9 @@ LEVELS = ("undefended", "without noise", "ensemble", "unaware")
 PEAK = (0.0, 0.5, 2.0)
 """Sigmas between whose first and last the second is claimed to be best (Fig. 3)."""
 
+NOT_OVER_IMAGES = ("sigma", "speed", "stable")
+"""Claims whose n counts trainings or repeats."""
+
 THREATS = ("classifier", "ensemble")
 """What PGD-7 knows in trials and at every sigma."""
 
@@ -128,7 +131,7 @@ def run(bench: Workbench) -> list[Measurement]:
 def _say(bench: Workbench, found: Verdict, at: dict) -> Iterator[Measurement]:
     name = found.hypothesis.name
     yield from verdict(bench, "alp_claims", "effect", found, UNITS.get(name, "percentage points"),
-                       {"claim": name, **at})
+                       {"claim": name, **at}, of_images=name not in NOT_OVER_IMAGES)
 
 
 def _attacks(bench: Workbench, eps: float) -> Iterator[Measurement]:

@@ -9,7 +9,7 @@ import numpy as np
 import purimetry as pm
 import pytest
 from purimetry.compression.jacobian import participation_ratio
-from purimetry.compression.statistics import spread, student
+from purimetry.compression.statistics import Interval, spread, student
 from purimetry.experiments import alp_claims, alp_compression, alp_protocols, alp_tsne
 
 KEY = pm.configuration(0, 0)
@@ -90,3 +90,12 @@ def test_intervals_of_few_values_cover_the_truth_as_often_as_they_say(interval):
 def test_one_value_has_no_interval(interval):
     with pytest.raises(ValueError, match="length >= 2"):
         interval(np.array([1.0]))
+
+
+@pytest.mark.parametrize("name", alp_claims.CLAIMS)
+def test_images_are_said_to_decide_where_n_counts_images(name):
+    """And not of trainings or repeats."""
+    bench = SimpleNamespace(measurement=lambda _, quantity, *rest: (quantity, *rest))
+    open_ = alp_claims.CLAIMS[name].judged(Interval(0.22, 0.0, 2000.0, 1.0), 5)
+    units = {quantity: unit for quantity, _, _, _, unit, _ in alp_claims._say(bench, open_, {})}
+    assert units.get("effect_images_to_decide") == (None if name in ("sigma", "speed", "stable") else "images")
