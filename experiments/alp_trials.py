@@ -12,8 +12,8 @@ The trials of `alp_sigma`: each has its own seed of weights, batches and noise, 
 of the matrix, in place of the learned one, and every budget: accuracy of the ensemble of 20 under FGSM through it, its
 draws held. At the learned sigma: clean accuracy, PSNR of purified clean images under one draw, and accuracy under PGD-7
 that knows the classifier alone, or the ensemble. A "spread" is the standard deviation over trials, the document's band;
-the standard error of a mean is that over the square root of five, so it is for these images and this classifier. The
-first 48 images.
+it holds what so few images add, which `alp_claims` takes out before it is judged. The standard error of a mean is that
+over the square root of five, so it is for these images and this classifier. The first 48 images.
 """
 
 from collections.abc import Iterator
