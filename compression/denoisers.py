@@ -1,6 +1,6 @@
 """Networks that predict something else than the noise, as noise predictors of x_t = sqrt(a) x_0 + sqrt(1 - a) eps.
 
-a is alpha_bar at the network's time t, of the schedule that it was trained on (Eq. 2), in proportion between its steps.
+a is alpha_bar at the network's time t, of the schedule that it was trained on (Eq. 3), in proportion between its steps.
 The result goes wherever a noise predictor does: `diffusion(from_v(network, schedule), ddpm(schedule, t_star))`.
 """
 

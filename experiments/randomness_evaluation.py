@@ -30,7 +30,6 @@ from ..compression.attacks.search import judge_images
 from ..compression.batches import over_images
 from ..compression.gradients import cosine, gradient_agreement
 from ..compression.records import Arrays, Measurement
-from ..compression.statistics import bootstrap
 from .adversarial import BPDA, BPDA_EOT, PGD, PGD_EOT, Kind, adversaries, budget, targets
 from .pieces import Piece
 from .workbench import Cell, Workbench, each
@@ -90,6 +89,17 @@ def same_and_other(robust: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     own = np.eye(*robust.shape[:2], dtype=bool)
     return robust[own].mean(0), robust[~own].mean(0)
+
+
+def limit(one: np.ndarray) -> np.ndarray:
+    """Cosine of each image's expected gradient with a single one, from that of two single ones, [n].
+
+    |m|^2 / (|m|^2 + s^2) is its square, in the words of `gradient_agreement`; 0 where noise brings it below.
+
+    >>> limit(np.array([0.25, 1.0, -0.01])).tolist()
+    [0.5, 1.0, 0.0]
+    """
+    return np.sqrt(np.maximum(one, 0))
 
 
 def pieces(bench: Workbench) -> list[Piece]:
@@ -167,10 +177,7 @@ def _cosines(bench: Workbench, cell: Cell, gradient: str) -> Iterator[Measuremen
     for against, values in found.items():
         for k, column in zip(SIZES, values.T, strict=True):
             yield _mean(bench, "gradient_cosine", column, "cosine", {**at, "k": k, "against": against})
-    limit = bootstrap(lambda one: float(np.sqrt(max(one.mean(), 0))), found["fixed"][:, SIZES.index(1)],
-                      resamples=bench.configuration.bootstrap)
-    yield bench.measurement("randomness_evaluation", "gradient_cosine_limit", limit.value, limit.se,
-                            len(found["fixed"]), "cosine", at)
+    yield _mean(bench, "gradient_cosine_limit", limit(found["fixed"][:, SIZES.index(1)]), "cosine", at)
 
 
 def _perturbations(bench: Workbench, cell: Cell) -> Iterator[Measurement]:

@@ -22,14 +22,17 @@ def interval(
 
 
 def verdict(
-    bench: Workbench, experiment: str, quantity: str, found: Verdict, unit: str, at: dict
+    bench: Workbench, experiment: str, quantity: str, found: Verdict, unit: str, at: dict, of_images: bool = True
 ) -> Iterator[Measurement]:
-    """An effect with its interval, the claim's finite bounds, its outcome, and how many images would decide if any."""
+    """An effect with its interval, the claim's finite bounds, its outcome, and how many images would decide if any.
+
+    of_images: whether n counts images; how many others would decide, such as trainings, is not said.
+    """
     yield from interval(bench, experiment, quantity, found.effect, found.n, unit, at)
     for bound in ("above", "below"):
         if np.isfinite(value := getattr(found.hypothesis, bound)):
             yield bench.measurement(experiment, f"{quantity}_{bound}", value, None, found.n, unit, at)
     yield bench.measurement(experiment, f"{quantity}_outcome", OUTCOMES[found.outcome], None, found.n,
                             ", ".join(f"{value} {name}" for name, value in OUTCOMES.items()), at)
-    if np.isfinite(found.needed):
+    if of_images and np.isfinite(found.needed):
         yield bench.measurement(experiment, f"{quantity}_images_to_decide", found.needed, None, found.n, "images", at)

@@ -52,6 +52,32 @@ def test_more_images_are_asked_for_just_where_these_do_not_decide(claim):
         assert (verdict.needed > verdict.n) == (verdict.outcome == "undecided")
 
 
+def three_points(n, higher, lower):
+    """Effects of 100, 0 and -100 with the given chances of the first and last, and a claim that is just true."""
+    just = np.nextafter(100 * (higher - lower), -np.inf)
+    draw = lambda: RANDOM.choice([100.0, 0.0, -100.0], n, p=[higher, 1 - higher - lower, lower])
+    return pm.Hypothesis("points", "The effect is some points", above=just), draw
+
+
+@pytest.mark.parametrize("n, higher, lower", [(20, 0.06, 0.03), (48, 0.05, 0.02), (128, 0.04, 0.01)])
+def test_a_just_true_claim_about_rare_images_is_seldom_contradicted(n, higher, lower):
+    """2.5 % of 400, give or take 4 sqrt(0.025 0.975 / 400); resamples alone contradict 15, 7 and 4 %."""
+    claim, draw = three_points(n, higher, lower)
+    found = [claim.judge(draw(), resamples=200).outcome for _ in range(400)]
+    assert np.mean([outcome == "contradicted" for outcome in found]) <= 0.025 + 0.031
+
+
+@pytest.mark.parametrize("bound, sign", [("above", 1), ("below", -1)])
+def test_one_image_on_one_side_says_nothing_of_the_other(bound, sign):
+    """None of 48 was 100 points across, so up to 1 - 0.025^(1 / 48) = 7.4 % may be; of 480 fewer than 1 %."""
+    claim = pm.Hypothesis("points", "The effect is some points", **{bound: 3.0 * sign})
+    one = lambda n: -100.0 * sign * (np.arange(n) == 0)
+    verdict, share = claim.judge(one(48)), 1 - 0.025 ** (1 / 48)
+    facing = verdict.effect.high if sign > 0 else verdict.effect.low
+    assert facing == pytest.approx(sign * (106 * share - 100 / 48 * (1 - share)))
+    assert verdict.outcome == "undecided" and claim.judge(one(480)).outcome == "contradicted"
+
+
 @pytest.mark.parametrize("claim", [POSITIVE, NOTHING])
 def test_images_that_are_all_alike_decide_nothing(claim):
     """None of 48 broken images says no more than that fewer than 7 % are."""

@@ -105,6 +105,9 @@ def test_sigma_is_the_pixel_noise_over_the_mean_deviation_and_vanishes_with_it()
         np.testing.assert_allclose(closed.sigma, 2 * pixel_noise / np.mean([0.4, 0.3, 0.2]))
         np.testing.assert_allclose(closed.rate, -K * np.log(closed.sigma[0]))
         np.testing.assert_allclose(closed.squared_error, K * (2 * pixel_noise) ** 2 + VARIANCES[3:].sum())
+        gain, noise = closed.encoder * closed.decoder, (closed.decoder * closed.sigma) ** 2
+        np.testing.assert_allclose((1 - gain) ** 2 * VARIANCES[:3] + noise,  # of each direction: s^2 r_i sigma
+                                   (2 * pixel_noise) ** 2 * np.array([0.4, 0.3, 0.2]) / np.mean([0.4, 0.3, 0.2]))
     np.testing.assert_allclose(closed.purification.matrix, pca(DATA, K).purification.matrix, atol=0.01)
     np.testing.assert_allclose(learned_sigma(DATA, K, 10.0), 1)  # nothing is worth telling, and z is the prior's
 

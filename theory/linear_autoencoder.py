@@ -11,8 +11,9 @@ With noise sigma xi in the latent and the objective E |x - D(z)|^2 / (2 s^2) + K
   (r_i^2 + sigma_i^2 - 1) / 2 - log sigma_i of those that are not;
 - one sigma a channel: sigma_i = min(1 / r_i, 1), and the gain is 1 - s^2 / lambda_i, as in probabilistic PCA;
 - one sigma for all: the root of sum sigma max(r_i, sigma) = k. If all are kept it is **s over the mean of their
-  standard deviations** sqrt(lambda_i), the rate is k log(1 / sigma) nats and the error s^2 for each direction kept.
-  It goes to 0 with s in proportion, and reconstruction alone is the limit s -> 0.
+  standard deviations** sqrt(lambda_i), the rate is k log(1 / sigma) nats and direction i's error s^2 r_i sigma, which
+  is s^2 on average over the k, and more where images vary more. Sigma goes to 0 with s in proportion, and
+  reconstruction alone is the limit s -> 0.
 
 Images are in the diffusion's range [-1, 1], where s is twice `pixel_noise`; gains and rates are the same in pixels.
 """
