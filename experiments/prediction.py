@@ -3,8 +3,8 @@
 Command: purimetry run prediction
 Time: about 3 minutes on 2 cores of an AMD EPYC, after the experiments that it joins.
 Expect: the paper's predictors 16 points too high on digits, the extrapolated short attack off by 0.7 on average, by at
-most 3.1 in 29 of 30 cells and by 3.9 in the other, for a tenth of the gradients that the attack spends. On CIFAR-10 the paper's
-at anchors off by 4 on average, at clean images by 22, the extrapolated attack by 0.7.
+most 3.1 in 29 of 30 cells and by 3.9 in the other, for a tenth of the gradients that the attack spends. On CIFAR-10
+the paper's at anchors off by 4 on average, at clean images by 22, the extrapolated attack by 0.7.
 
 Predictors, each against the converged attack with xi_attack = xi_test:
 survival_clean, survival_anchor: the paper's S(CR eps) at clean images and at anchors, CR the mean l2 rate.

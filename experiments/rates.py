@@ -97,7 +97,7 @@ def _measure(bench: Workbench, cell: Cell) -> Iterator[Measurement]:
     drift = [factor * c.eps[0] for factor in c.eps_factors]
     for seed in c.seeds:
         clean = anchors(bench, cell, seed)["margin"] < 0
-        yield bench.mean("rates", "clean_accuracy", 100 * clean, "%", cell.at, seed)
+        yield bench.mean("rates", "clean_accuracy", 100 * clean, "%", {**cell.at, "seed": seed}, seed)
         for eps in sorted({*c.eps, *drift} if seed == first else c.eps):
             found = rates(bench, cell, eps, seed)
             at = {**cell.at, "eps": eps, "seed": seed}
@@ -105,6 +105,7 @@ def _measure(bench: Workbench, cell: Cell) -> Iterator[Measurement]:
                 yield bench.mean("rates", f"rate_{norm}", found[norm], "ratio", at, seed)
                 yield bench.measurement("rates", f"rate_{norm}_spread", found[norm].std(ddof=1), None,
                                         len(bench.images), "ratio (standard deviation over images)", at, seed)
+    yield from _over_seeds(bench, cell)
     found = spectra(bench, cell)
     yield bench.mean("rates", "rms_rate_hutchinson", found["hutchinson"], "ratio", cell.at)
     if "singular_values" not in found:
@@ -114,6 +115,23 @@ def _measure(bench: Workbench, cell: Cell) -> Iterator[Measurement]:
     yield bench.mean("rates", "largest_singular_value", top, "ratio", cell.at)
     expanding = (found["singular_values"] > 1 + ROUNDING).sum(1)
     yield bench.mean("rates", "expanding_directions", expanding, "directions", cell.at)
+
+
+def _over_seeds(bench: Workbench, cell: Cell) -> Iterator[Measurement]:
+    """The mean over base seeds, with its error over images, and how far the seeds' own means lie apart."""
+    seeds = bench.configuration.seeds
+    if len(seeds) == 1:
+        return
+    right = np.stack([anchors(bench, cell, seed)["margin"] < 0 for seed in seeds])
+    kinds = [("clean_accuracy", "%", cell.at, 100 * right)]
+    for eps in bench.configuration.eps:
+        found = [rates(bench, cell, eps, seed) for seed in seeds]
+        kinds += [(f"rate_{norm}", "ratio", {**cell.at, "eps": eps}, np.stack([of[norm] for of in found]))
+                  for norm in ("l2", "linf")]
+    for name, unit, at, values in kinds:
+        yield bench.mean("rates", f"{name}_over_seeds", values.mean(0), unit, at)
+        yield bench.measurement("rates", f"{name}_seed_spread", values.mean(1).std(ddof=1), None, len(seeds),
+                                f"{unit} (standard deviation over base seeds)", at)
 
 
 def _anchor(classifier, purifier, x, label, key):

@@ -57,14 +57,18 @@ def _by_size(records: list[Measurement], first: float, seed: int) -> Table:
 
 
 def _by_seed(records: list[Measurement], eps: float) -> Table:
-    def row(source: str, seed: int, mean: str, spread: str) -> Row:
-        return {"source": source, "seed": str(seed), "l2 rate": mean, "s.d. over images": spread}
+    def row(source: str, seed: int | str, mean: str, spread: str, apart: str = "") -> Row:
+        return {"source": source, "seed": str(seed), "l2 rate": mean, "s.d. over images": spread,
+                "s.d. over seeds": apart}
 
     cell = _studied(records)
     rows = [
         row("ours", m.at["seed"], number(m, 4), number(find(records, "rate_l2_spread", **m.at), 4))
         for m in select(records, "rate_l2", **cell, eps=eps)
     ]
+    if whole := find(records, "rate_l2_over_seeds", **cell, eps=eps):
+        apart = find(records, "rate_l2_seed_spread", **whole.at)
+        rows.append(row("ours", "all", number(whole, 4), "", number(apart, 4)))
     rows += [
         row(f"{PAPER} DDPM, t = 100", seed, reported(theirs.mean, 4), reported(theirs.spread, 4))
         for seed, theirs in paper.TABLE_6.items()

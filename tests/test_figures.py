@@ -106,7 +106,7 @@ class SyntheticRun:
             spectrum = 2.2 * rate * np.linspace(1.4, 0.2, 64) * self.random.lognormal(0, 0.1, (self.images, 1))
             self._shard("rates", f"{name}-spectra", singular_values=spectrum)
             for seed in self.seeds:
-                yield self._one("rates", "clean_accuracy", 95.0, cell, se=1.8, seed=seed)
+                yield self._one("rates", "clean_accuracy", 95.0, {**cell, "seed": seed}, se=1.8, seed=seed)
                 for eps in sorted({*self.eps, *(f * self.eps[0] for f in (0.25, 0.5, 1.0, 2.0, 4.0))}):
                     l2 = rate * (1 + 0.4 * eps) * self.random.lognormal(0, 0.1, self.images)
                     self._shard("rates", f"{name}-eps{eps:g}-seed{seed}", l2=l2, linf=1.3 * l2)
@@ -114,6 +114,9 @@ class SyntheticRun:
                     for norm, values in (("l2", l2), ("linf", 1.3 * l2)):
                         yield self._one("rates", f"rate_{norm}", values.mean(), at, "ratio", 0.003, seed=seed)
                         yield self._one("rates", f"rate_{norm}_spread", values.std(), at, "ratio", None, seed=seed)
+            at = {**cell, "eps": self.eps[0]}
+            yield self._one("rates", "rate_l2_over_seeds", rate, at, "ratio", 0.003)
+            yield self._one("rates", "rate_l2_seed_spread", 0.001, at, "ratio", None)
             for quantity, value in (
                 ("rms_rate", 1.02 * rate),
                 ("rms_rate_hutchinson", 1.03 * rate),

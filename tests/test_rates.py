@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 
 import purimetry as pm
+from purimetry.experiments import rates as experiment
+from purimetry.experiments.configuration import Configuration
+from purimetry.experiments.workbench import Cell, Workbench
 
 KEY = pm.configuration(0, 0)
 X = jnp.full((4, 4, 1), 0.5)
@@ -84,3 +87,18 @@ def test_rate_is_the_purifiers_and_not_the_probes():
     """The random probes are apart from xi: a purifier that adds the noise of its key has rate 1."""
     noisy = lambda x, key: x + jax.random.normal(key, x.shape)
     np.testing.assert_allclose(pm.expected_rates(noisy, X, KEY, 0.1, draws=8).l2.mean, 1, rtol=1e-5)
+
+
+def test_the_mean_over_seeds_and_how_far_they_lie_apart(monkeypatch):
+    """Of two seeds and two images, whose numbers are known."""
+    margins, l2 = {0: [-1, -1], 1: [-1, 1]}, {0: [0.2, 0.4], 1: [0.4, 0.6]}
+    monkeypatch.setattr(experiment, "anchors", lambda bench, cell, seed: {"margin": np.array(margins[seed])})
+    monkeypatch.setattr(experiment, "rates", lambda bench, cell, eps, seed: dict.fromkeys(("l2", "linf"),
+                                                                                          np.array(l2[seed])))
+    bench = object.__new__(Workbench)
+    bench.configuration, bench.__dict__["_provenance"] = Configuration(seeds=(0, 1), eps=(0.1,)), {}
+    found = {m.quantity: m for m in experiment._over_seeds(bench, Cell("ddim", 2))}
+    assert found["rate_l2_over_seeds"].value == pytest.approx(0.4)
+    assert found["rate_l2_over_seeds"].se == pytest.approx(0.1)  # of 0.3 and 0.5
+    assert found["rate_l2_seed_spread"].value == pytest.approx(0.2 / 2**0.5)  # of 0.3 and 0.5
+    assert found["clean_accuracy_over_seeds"].value == 75 and found["clean_accuracy_seed_spread"].n == 2
