@@ -67,14 +67,18 @@ def check_norm(norm) -> None:
 
 
 def check_classifier(classifier: Classifier, images) -> int:
-    """Raise unless the classifier gives finite logits, not probabilities; return its number of classes."""
+    """Raise unless the classifier gives finite logits, not probabilities, twice the same; return their number."""
     _not_of_torch(classifier, "torch_classifier")
+    images = check_images(images)
     with _called_with("a classifier is called with one image, [height, width, channel]", "torch_classifier"):
-        logits = np.asarray(_logits(as_pytree(classifier), np.asarray(images)))
+        logits, again = (np.asarray(_logits(as_pytree(classifier), images)) for _ in range(2))
     if logits.ndim != 2 or logits.shape[1] < 2:
         raise ValueError(f"a classifier maps one image to a vector of logits, got shape {logits.shape[1:]} an image")
     if not np.isfinite(logits).all():
         raise FloatingPointError("the classifier gives non-finite logits; check its weights and normalisation")
+    if not np.allclose(logits, again, rtol=1e-3, atol=1e-3 * np.abs(logits).max()):  # beyond any order of sums
+        raise ValueError("the classifier gives other logits for the same images when it is called again; put it into "
+                         "evaluation (module.eval() in PyTorch), or fix its randomness")
     if (logits >= 0).all() and np.allclose(logits.sum(1), 1, atol=1e-4):
         raise ValueError(
             "the classifier returns probabilities (non-negative, summing to 1), expected logits; "
@@ -131,9 +135,10 @@ def _not_of_torch(function, wrapper):
 
 def check_purifier(purifier: Purifier, images, keys) -> None:
     """Raise unless the purifier keeps shape and range, and gives the same output twice at the same key."""
+    images = check_images(images)
     check_keys(keys, len(images))
     check_shape(purifier, images[0], keys[0])
-    once, twice = map(np.asarray, _twice(as_pytree(purifier), np.asarray(images), keys))
+    once, twice = map(np.asarray, _twice(as_pytree(purifier), images, keys))
     if not np.array_equal(once, twice, equal_nan=True):
         raise ValueError(
             "the purifier is random although its key is fixed; draw all its noise from the key it is given"

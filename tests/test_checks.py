@@ -68,6 +68,22 @@ def test_classifier(classifier, error, message):
         pm.check_classifier(classifier, GOOD)
 
 
+@pytest.mark.parametrize("images, error", [(255 * GOOD, ValueError), (GOOD.astype(np.uint8), TypeError)])
+def test_functions_are_not_blamed_for_their_images(images, error):
+    with pytest.raises(error, match="images must"):
+        pm.check_classifier(FLAT, images)
+    with pytest.raises(error, match="images must"):
+        pm.check_purifier(lambda x, key: x, images, KEYS)
+
+
+def test_a_classifier_that_is_random():
+    generator = np.random.default_rng(0)
+    drop = lambda x: jax.pure_callback(lambda x: (x.ravel() * generator.integers(0, 2, 16)).astype(np.float32),
+                                       jax.ShapeDtypeStruct((16,), np.float32), x, vmap_method="sequential")
+    with pytest.raises(ValueError, match="other logits for the same images .* evaluation"):
+        pm.check_classifier(drop, GOOD)
+
+
 def test_classifier_that_gives_logits_passes():
     assert pm.check_classifier(lambda x: x.ravel(), GOOD) == 16
 
