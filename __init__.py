@@ -64,7 +64,7 @@ _HOME = {
     "compression.networks.wide_resnet": ("wide_resnet",),
     "compression.prediction": (
         "by_survival", "extrapolated_margin", "first_order_margin", "fit_sigmoid", "image_wise", "likely_rivals",
-        "short_attack",
+        "predict_images", "short_attack",
     ),
     "compression.preflight": ("preflight",),
     "compression.protocol": (

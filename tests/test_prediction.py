@@ -222,3 +222,15 @@ def test_a_budget_beyond_the_search_is_warned_of():
         assert pm.by_survival(censored, np.ones(4), 0.9) == 1
     assert pm.by_survival(pm.kaplan_meier(np.full(4, 0.05), np.zeros(4, bool)), np.ones(4), 0.9) == 0
     assert pm.by_survival(censored, np.ones(4), 0.04) == 1
+
+
+@pytest.mark.parametrize("times, withstands", [(0.98, True), (1.02, False)])
+def test_our_predictor_is_exact_for_a_linear_defence(times, withstands):
+    """Up to the budget that breaks it, and for an image that is wrong as it is, at any."""
+    others = np.arange(4) != LABEL
+    at_x, at_one = exact_margins(0.0)[others], exact_margins(1.0)[others]
+    breaking = np.min(-at_x / (at_one - at_x))
+    images, labels = np.stack([X, X]), np.array([LABEL, (LABEL + 1) % 4])
+    found = pm.predict_images(classifier, purifier, images, labels, pm.configurations(0, range(2)), times * breaking)
+    assert found.withstands.tolist() == [withstands, False]
+    assert (found.gradients <= RIVALS * len(STEP_SIZES)).all()

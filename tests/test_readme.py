@@ -27,7 +27,8 @@ def test_the_examples_run(tmp_path, monkeypatch, capsys):
     names = {}
     for example in re.findall(r"```python\n(.*?)```", README, re.DOTALL):
         exec(compile(example, "README.md", "exec"), names)
-    first, *verdicts = capsys.readouterr().out.splitlines()
+    first, ours, *verdicts = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"\d+\.\d% predicted with \d+\.\d gradients an image", ours)
     assert re.fullmatch(r"rate \d\.\d{3}, robust \d+\.\d% predicted, \d+\.\d% attacked", first)
     assert len(verdicts) == 2 and all(re.match(r"\w+: (supported|contradicted|undecided), effect", v) for v in verdicts)
 
