@@ -1,7 +1,7 @@
 """Purimetry: how adversarial purifiers compress image space, and the robust accuracy that this predicts.
 
-To begin with: `digits`, `cifar10`, `image_folder`, `npz` are images; `trained`, `ddpm_unet`, `torch_classifier` are
-networks; `diffusion` with `ddpm`, `ddim`, `reverse_only` is a purifier, `configurations` its fixed randomness;
+To begin with: `digits`, `cifar10`, `image_folder`, `npz` are images; `trained`, `published`, `ddpm_unet`,
+`torch_classifier` are networks; `diffusion` with `ddpm`, `ddim`, `reverse_only` is a purifier, `configurations` its fixed randomness;
 `rate_images`, `minimum_perturbations`, `kaplan_meier` measure, `by_survival` predicts, `preflight` and `attack_images`
 judge.
 
@@ -90,6 +90,7 @@ _HOME = {
     "compression.variance": ("mean_over_pairs", "stochasticity"),
     "compression.weights": ("ddpm_unet", "load_published", "velocity_unet"),
     "experiments.models": ("trained",),
+    "experiments.published": ("published",),
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
 __all__ = sorted(_MODULE)
