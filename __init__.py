@@ -78,7 +78,7 @@ _HOME = {
     "compression.purifiers.purify": ("purify",),
     "compression.randomness": ("configuration", "configurations", "paper_configuration", "paper_step_key"),
     "compression.rates": ("adversarial_rate", "compression_rate", "expected_rates", "rate_images"),
-    "compression.records": ("Measurement", "read_records"),
+    "compression.records": ("Measurement", "read_records", "read_shards"),
     "compression.samplers": ("ddim", "ddpm", "ode", "one_step", "reverse_only", "sde"),
     "compression.schedules": ("Schedule", "cosine", "from_betas", "linear", "rectified", "respaced", "vp"),
     "compression.solvers": ("dpm", "dpm_singlestep", "heun"),

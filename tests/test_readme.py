@@ -17,6 +17,9 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 PAGES = {"README.md": README} | {f"docs/{path.name}": path.read_text() for path in sorted(ROOT.glob("docs/*.md"))}
 TEXT = "\n".join(PAGES.values())
+*OF_YOUR_OWN, ON_RECORDS = sorted(re.findall(r"```python\n(.*?)```", PAGES["docs/own.md"], re.DOTALL),
+                                 key=lambda example: "read_records" in example)
+"""The examples of `docs/own.md` in their order, that on records last."""
 
 
 def test_the_examples_run(tmp_path, monkeypatch, capsys):
@@ -36,9 +39,17 @@ def test_the_examples_run(tmp_path, monkeypatch, capsys):
 def test_the_examples_of_your_own_run(capsys):
     pytest.importorskip("torch")
     names = {}
-    for example in re.findall(r"```python\n(.*?)```", PAGES["docs/own.md"], re.DOTALL):
+    for example in OF_YOUR_OWN:
         exec(compile(example, "docs/own.md", "exec"), names)
     assert re.fullmatch(r"rate \d\.\d{3}\nrobust \d+\.\d%\n", capsys.readouterr().out)
+
+
+def test_the_example_on_your_records_runs_where_they_lie(capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    exec(compile(ON_RECORDS, "docs/own.md", "exec"), {"pm": pm})
+    *attacks, rates = capsys.readouterr().out.splitlines()
+    assert "t = 50, converged: 43.8 ± 7.2 % of 48" in attacks and len(attacks) == 9
+    assert re.fullmatch(r"rate 0\.\d{3} of the robust images, 0\.\d{3} of the others", rates)
 
 
 def test_the_example_on_cifar10s_networks_runs(tmp_path, monkeypatch, capsys):
