@@ -1,9 +1,9 @@
 """Purimetry: how adversarial purifiers compress image space, and the robust accuracy that this predicts.
 
 To begin with: `digits`, `cifar10`, `image_folder`, `npz` are images; `trained`, `published`, `ddpm_unet`,
-`torch_classifier` are networks; `diffusion` with `ddpm`, `ddim`, `reverse_only` is a purifier, `configurations` its fixed randomness;
-`rate_images`, `minimum_perturbations`, `kaplan_meier` measure, `by_survival` predicts, `preflight` and `attack_images`
-judge.
+`torch_classifier` are networks; `diffusion` with `ddpm`, `ddim`, `reverse_only` is a purifier, `configurations` its
+fixed randomness; `rate_images`, `minimum_perturbations`, `kaplan_meier` measure, `by_survival` predicts, `preflight`
+and `attack_images` judge.
 
 Names are imported from where they are defined when they are first used, so that importing the package, and the command
 line's `--help`, stay quick.
