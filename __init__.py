@@ -1,9 +1,9 @@
 """Purimetry: how adversarial purifiers compress image space, and the robust accuracy that this predicts.
 
-To begin with: `digits`, `cifar10`, `image_folder`, `npz` are images; `trained`, `ddpm_unet`, `torch_classifier` are
-networks; `diffusion` with `ddpm`, `ddim`, `reverse_only` is a purifier, `configurations` its fixed randomness;
-`rate_images`, `minimum_perturbations`, `kaplan_meier` measure, `by_survival` predicts, `preflight` and `attack_images`
-judge.
+To begin with: `digits`, `cifar10`, `image_folder`, `npz` are images; `trained`, `published`, `ddpm_unet`,
+`torch_classifier` are networks; `diffusion` with `ddpm`, `ddim`, `reverse_only` is a purifier, `configurations` its
+fixed randomness; `rate_images`, `minimum_perturbations`, `kaplan_meier` measure, `by_survival` predicts, `preflight`
+and `attack_images` judge.
 
 Names are imported from where they are defined when they are first used, so that importing the package, and the command
 line's `--help`, stay quick.
@@ -78,7 +78,7 @@ _HOME = {
     "compression.purifiers.purify": ("purify",),
     "compression.randomness": ("configuration", "configurations", "paper_configuration", "paper_step_key"),
     "compression.rates": ("adversarial_rate", "compression_rate", "expected_rates", "rate_images"),
-    "compression.records": ("Measurement", "read_records"),
+    "compression.records": ("Measurement", "read_records", "read_shards"),
     "compression.samplers": ("ddim", "ddpm", "ode", "one_step", "reverse_only", "sde"),
     "compression.schedules": ("Schedule", "cosine", "from_betas", "linear", "rectified", "respaced", "vp"),
     "compression.solvers": ("dpm", "dpm_singlestep", "heun"),
@@ -90,6 +90,7 @@ _HOME = {
     "compression.variance": ("mean_over_pairs", "stochasticity"),
     "compression.weights": ("ddpm_unet", "load_published", "velocity_unet"),
     "experiments.models": ("trained",),
+    "experiments.published": ("published",),
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
 __all__ = sorted(_MODULE)

@@ -2,12 +2,14 @@
 
 import sys
 from contextlib import contextmanager
+from traceback import walk_tb
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
+from . import torch_models
 from .callables import as_pytree
 from .types import Classifier, Purifier
 
@@ -33,6 +35,13 @@ def check_images(images) -> Float[np.ndarray, "n height width channel"]:
             f"images must lie in [0, 1], got [{low:g}, {high:g}]; rescale them (pixels / 255, or (x + 1) / 2)"
         )
     return images
+
+
+def check_image(x) -> None:
+    """Raise unless x has the axes of one image; its shape alone is looked at, so it may be traced."""
+    if np.ndim(x) != 3:
+        raise ValueError(f"expected one image, [height, width, channel], got shape {np.shape(x)}; for many, map the "
+                         "function by pm.over_images or jax.vmap")
 
 
 def check_labels(labels, n: int, classes: int | None = None) -> Int[np.ndarray, "n"]:
@@ -94,9 +103,10 @@ def _logits(classifier, images):
 
 def check_keys(keys, n: int) -> None:
     """Raise unless there is one key of xi an image, so that no two share their noise by accident."""
-    if jnp.issubdtype(getattr(keys, "dtype", None), np.uint32):
-        raise TypeError("keys must be of jax.random.key, got legacy ones of uint32; use pm.configurations(seed, "
-                        "range(n))")
+    dtype = getattr(keys, "dtype", None)
+    if dtype is None or not jnp.issubdtype(dtype, jax.dtypes.prng_key):
+        found = "legacy ones of uint32" if dtype == np.uint32 else dtype or type(keys).__name__
+        raise TypeError(f"keys must be of jax.random.key, got {found}; use pm.configurations(seed, range(n))")
     if np.shape(keys) != (n,):
         raise ValueError(f"keys must be one an image, {n}, got shape {np.shape(keys)}; use "
                          "pm.configurations(seed, range(n))")
@@ -118,11 +128,16 @@ def check_shape(purifier: Purifier, x, key) -> None:
 
 @contextmanager
 def _called_with(what, wrapper):
-    """What the user's own function raises keeps its type and its place, and says how it was called."""
+    """What the user's own function raises keeps its type and its place, and says how it was called.
+
+    But for one that is wrapped already: JAX does not trace it, nor is it called with one image.
+    """
     try:
         yield
     except Exception as error:
-        error.add_note(f"{what}, which JAX traces; code in PyTorch, or in NumPy from within, goes through pm.{wrapper}")
+        if all(frame.f_code.co_filename != torch_models.__file__ for frame, _ in walk_tb(error.__traceback__)):
+            error.add_note(f"{what}, which JAX traces; code in PyTorch, or in NumPy from within, goes through "
+                           f"pm.{wrapper}")
         raise
 
 

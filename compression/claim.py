@@ -1,7 +1,7 @@
 """A robustness number in the making, and what checks of it have in common."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields
 from functools import cached_property, partial
 from typing import NamedTuple
 
@@ -21,6 +21,15 @@ from .types import AttackResult, Classifier, Purifier
 
 HUGE = 0.5
 """l_inf budget that lets every image become the same grey."""
+
+
+def check_settings(settings: Iterable[str]) -> None:
+    """Raise unless these are names of fields of `Claim` after eps."""
+    names = [field.name for field in fields(Claim)]
+    known = names[names.index("eps") + 1:]
+    if wrong := [name for name in settings if name not in known]:
+        raise TypeError(f"there is no setting {', '.join(wrong)}, expected some of {', '.join(known)}; what an attack "
+                        "takes goes to its constructor, attack=partial(pm.pgd, steps=40)")
 
 
 class Probe(NamedTuple):

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 
 from .attacks.l2 import steepest
 from .callables import as_pytree
+from .checks import check_image
 from .losses import Criterion, View, defended, margin
 from .purifiers.identity import identity
 from .randomness import redraws
@@ -109,6 +110,7 @@ def gradient(
     >>> gradient(lambda x: x.reshape(-1), pm.identity, x, jnp.int32(0), pm.configuration(0, 0)).ravel().tolist()
     [-1.0, 1.0]
     """
+    check_image(x)
     loss = view(classifier, purifier, label, criterion)
     return jax.grad(lambda x: loss(x, key).ascent)(x)
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 from matfree import decomp, eig, stochtrace
 
+from .checks import check_image
 from .randomness import PROBE, step_key
 from .rates import Estimate, root
 from .types import Image, Key, Purifier, Scalar
@@ -23,6 +24,7 @@ def jacobian(purifier: Purifier, x: Image, key: Key) -> Float[Array, "d d"]:
     >>> jacobian(lambda x, key: 3 * x, jnp.ones((1, 2, 1)), jax.random.key(0)).tolist()
     [[3.0, 0.0], [0.0, 3.0]]
     """
+    check_image(x)
     return jax.jacfwd(lambda flat: purifier(flat.reshape(x.shape), key).ravel())(x.ravel())
 
 
@@ -56,6 +58,7 @@ def push(purifier: Purifier, x: Image, key: Key, v: Image) -> Image:
     >>> push(lambda x, key: x**2, jnp.full((1, 1, 1), 3.0), jax.random.key(0), jnp.ones((1, 1, 1))).item()
     6.0
     """
+    check_image(x)
     return jax.jvp(lambda x: purifier(x, key), (x,), (v,))[1]
 
 
@@ -95,6 +98,7 @@ def largest_singular_values(purifier: Purifier, x: Image, key: Key, *, k: int, i
     >>> [round(float(value), 3) for value in found.values]
     [3.0, 1.0]
     """
+    check_image(x)
     _check_krylov(k, iterations, x.size)
     product = lambda v: push(purifier, x, key, v)
     decompose = eig.svd_partial(decomp.bidiag(iterations))

@@ -14,7 +14,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 from .attacks import linf
 from .batches import over_images
-from .checks import check_budget, check_classifier, check_images, check_keys, check_labels, check_positive, check_shape
+from .checks import (
+    check_budget, check_classifier, check_image, check_images, check_keys, check_labels, check_positive, check_shape,
+)
 from .losses import defended, margin, margins
 from .purifiers.identity import identity
 from .purifiers.purify import purify
@@ -86,6 +88,7 @@ def first_order_margin(
     classifier: Classifier, purifier: Purifier, x: Image, label: Label, key: Key, eps: Budget
 ) -> Scalar:
     """The largest margin within eps and [0, 1] of the defence linearised at x: one gradient; < 0 withstands."""
+    check_image(x)
     value, gradient = jax.value_and_grad(lambda x: margin(classifier(purifier(x, key)), label))(x)
     return value + linear_gain(gradient, x, x, eps)
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 
 from .checks import check_budget, check_images, check_keys, check_labels, check_shape
-from .claim import Claim
+from .claim import Claim, check_settings
 from .findings import Findings
 from .preflight_attack import (
     finite_gradients, gradient_free, large_budget, no_budget, rising_loss, transfer, truthful_gradients,
@@ -53,6 +53,7 @@ def preflight(
     check_budget(eps)
     check_keys(keys, len(images))
     check_shape(purifier, images[0], keys[0])
+    check_settings(settings)
     claim = Claim(classifier, purifier, np.asarray(images), np.asarray(labels), keys, float(eps), **settings)
     found, passed, names = [], [], [check.__name__ for check in (*CONTRACT, *CHECKS)]
     for check in (*CONTRACT, *CHECKS):

@@ -185,6 +185,7 @@ def evaluate(
     EOT-4 mean 0.65 160
     EOT-4 vote 0.75 160
     """
+    _check_matrix(protocols, attacks, gradients)
     for protocol in protocols:
         if protocol.k < 1 or protocol.n < 1:
             raise ValueError(f"a protocol needs at least 1 draw, got k = {protocol.k} and n = {protocol.n}; raise them")
@@ -216,6 +217,21 @@ def evaluate(
                     for reading in protocol.readings
                 ]
     return rows
+
+
+def _check_matrix(protocols, attacks, gradients) -> None:
+    """Raise unless these are what `evaluate` says: a newcomer's slips would fail far inside."""
+    if isinstance(protocols, Protocol) or not all(isinstance(protocol, Protocol) for protocol in protocols):
+        raise TypeError(f"protocols are a list of what their constructors return, got {protocols!r}; give for example "
+                        "[pm.fixed(), pm.expectation(15)]")
+    pairs = attacks.values() if isinstance(attacks, Mapping) else [None]
+    if not all(isinstance(pair, tuple) and len(pair) == 2 and all(map(callable, pair)) for pair in pairs):
+        raise TypeError("attacks are a dict from a name to a pair of constructor and criterion, got "
+                        f'{attacks!r}; give for example {{"pgd": (pm.pgd, pm.margin)}}')
+    ways = gradients.values() if isinstance(gradients, Mapping) else [""]
+    if not all(through is None or callable(through) for through in ways):
+        raise TypeError("gradients are a dict from a name to a purifier to differentiate through, None for the "
+                        f"defence's own, got {gradients!r}; give pm.FULL, pm.BPDA, or {{**pm.FULL, **pm.BPDA}}")
 
 
 def strongest(rows: Sequence[Row]) -> Row:

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .batches import over_images
-from .checks import check_budget, check_images, check_keys, check_shape
+from .checks import check_budget, check_image, check_images, check_keys, check_shape
 from .losses import margin
 from .randomness import PROBE, step_key
 from .types import Budget, Classifier, Image, Key, Keys, Label, Purifier, Scalar
@@ -48,6 +48,7 @@ def compression_rate(purifier: Purifier, x: Image, perturbation: Image, key: Key
     >>> float(compression_rate(halve, jnp.ones((2, 2, 1)), jnp.full((2, 2, 1), 0.1), jax.random.key(0)).round(4))
     0.5
     """
+    check_image(x)
     size = lambda v: jnp.linalg.norm(v.ravel(), order)
     return size(purifier(x + perturbation, key) - purifier(x, key)) / size(perturbation)
 
@@ -67,6 +68,7 @@ def expected_rates(purifier: Purifier, x: Image, key: Key, eps: Budget, *, draws
     >>> round(float(rates.l2.mean), 4), float(rates.l2.se) < 1e-6
     (0.5, True)
     """
+    check_image(x)
     if draws < 2:
         raise ValueError(f"a standard error needs at least 2 draws, got {draws}; raise draws")
     perturbations = uniform_perturbations(x, eps, key, draws)
@@ -100,6 +102,7 @@ def adversarial_rate(purifier: Purifier, classifier: Classifier, x: Image, label
     the margin moves by eps ||J_f^T g||_1 to first order, and by eps' ||g||_1 under a budget eps' at the anchor,
     so this ratio is the rate at which f_xi turns one budget into the other. One vector-Jacobian product.
     """
+    check_image(x)
     anchor, pull = jax.vjp(lambda x: purifier(x, key), x)
     gradient = jax.grad(lambda a: margin(classifier(a), label))(anchor)
     return jnp.abs(pull(gradient)[0]).sum() / jnp.abs(gradient).sum()

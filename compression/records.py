@@ -176,7 +176,7 @@ class Folder:
         return measurements
 
 
-def read_manifest(folder: Path) -> dict:
+def read_manifest(folder: Path | str) -> dict:
     """The version and configuration of a run; RecordError unless `folder` holds one of this version."""
     try:
         manifest = json.loads((Path(folder) / "run.json").read_text())
@@ -193,15 +193,18 @@ def read_manifest(folder: Path) -> dict:
     return manifest
 
 
-def read_records(folder: Path, experiment: str | None = None) -> list[Measurement]:
+def read_records(folder: Path | str, experiment: str | None = None) -> list[Measurement]:
     """All measurements of a run, or those of one experiment.
 
-    Raises RecordError for a folder without a run, records of another version, or a line that does not parse.
+    Raises RecordError for a folder without a run, an experiment without records in it, records of another version, or a
+    line that does not parse.
     """
     read_manifest(folder)
-    pattern = "*" if experiment is None else experiment
+    found = {path.parent.name: path for path in sorted(Path(folder).glob("*/records.jsonl"))}
+    if experiment is not None:
+        found = {experiment: _told(folder, experiment, found, "records")}
     measurements = []
-    for path in sorted(Path(folder).glob(f"{pattern}/records.jsonl")):
+    for path in found.values():
         for number, line in enumerate(path.read_text().splitlines(), 1):
             try:
                 row = json.loads(line)
@@ -215,9 +218,32 @@ def read_records(folder: Path, experiment: str | None = None) -> list[Measuremen
     return measurements
 
 
-def read_shards(folder: Path, experiment: str) -> dict[str, Arrays]:
-    """The arrays of every finished shard of an experiment, by name."""
-    return {p.stem: load_arrays(p) for p in sorted((Path(folder) / experiment / "shards").glob("*.npz"))}
+def read_shards(folder: Path | str, experiment: str) -> dict[str, Arrays]:
+    """The arrays of every finished shard of an experiment, by the shard's name, such as "ddpm-t5".
+
+    Arrays of images have a row for each, in the order of `indices` in the folder's images.json, so rows of one folder
+    belong together whatever shard they are of. Empty where of an experiment only its records were kept.
+
+    Raises RecordError for a folder without a run, an experiment that is not in it, or a damaged shard.
+
+    >>> import tempfile
+    >>> folder = Folder(Path(tempfile.mkdtemp()), {})
+    >>> shard = folder.shard("rates", "ddpm-t5", lambda: {"l2": np.array([0.25, 0.5])})
+    >>> read_shards(folder.path, "rates")["ddpm-t5"]["l2"].tolist()
+    [0.25, 0.5]
+    """
+    read_manifest(folder)
+    places = sorted({path.parent for pattern in ("*/shards", "*/records.jsonl") for path in Path(folder).glob(pattern)})
+    place = _told(folder, experiment, {path.name: path for path in places}, "shards")
+    return {path.stem: load_arrays(path) for path in sorted(place.glob("shards/*.npz"))}
+
+
+def _told(folder: Path | str, experiment: str, found: dict[str, Path], what: str) -> Path:
+    """What is found of an experiment that is told by its name."""
+    if experiment not in found:
+        raise RecordError(f"{folder} has no {what} of {experiment!r}, it has those of {', '.join(found) or 'none'}; "
+                          "name one of them, or run it first")
+    return found[experiment]
 
 
 def read_costs(folder: Path) -> dict[str, float]:

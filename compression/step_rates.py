@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from . import samplers
+from .checks import check_image
 from .purifiers.diffusion import parts
 from .rates import Estimate, root
 from .types import Image, Key, Purifier
@@ -54,6 +55,7 @@ def step_rates(
     >>> step_rates(halving, x, key, isotropic(x, key, 4)).local.mean.round(3).tolist()
     [0.5, 0.5, 0.5]
     """
+    check_image(x)
     if len(perturbations) < 2:
         raise ValueError(f"a standard error needs at least 2 perturbations, got {len(perturbations)}; draw more")
     noise_predictor, steps, step_key = parts(purifier)

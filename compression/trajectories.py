@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from . import samplers
+from .checks import check_image
 from .purifiers.diffusion import parts
 from .types import Image, Key, Purifier
 
@@ -37,6 +38,7 @@ def trajectory(purifier: Purifier, x: Image, key: Key) -> Trajectory:
     >>> path.forward.shape, path.reverse.shape
     ((5, 8, 8, 1), (5, 8, 8, 1))
     """
+    check_image(x)
     noise_predictor, steps, step_key = parts(purifier)
     steps = steps.astype(x.dtype)
     noisy, forward = samplers.forward(steps, 2 * x - 1, key, step_key)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from .checks import check_image
 from .randomness import redraws
 from .rates import uniform_perturbations
 from .types import Budget, Image, Key, Purifier, Scalar
@@ -90,6 +91,7 @@ def stochasticity(
     >>> round(float(found.variances.input), 4), round(float(found.variances.internal), 2)  # 0.3^2 / 3 / 4 and 0.1^2
     (0.0075, 0.01)
     """
+    check_image(x)
     if min(inputs, configurations) < 2:
         raise ValueError(f"variances need at least 2 inputs and 2 configurations, got {inputs} and {configurations}")
     noisy = x + uniform_perturbations(x, eps, key, inputs)

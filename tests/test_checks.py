@@ -1,6 +1,7 @@
 """Bad input gets an error that names what was expected, what came and what to do."""
 
 import re
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 import purimetry as pm
+from purimetry.compression.checks import check_keys
 from purimetry.compression.networks.from_torch import from_torch
 
 GOOD = np.full((2, 4, 4, 1), 0.5, np.float32)
@@ -144,8 +146,6 @@ def test_rows_of_different_lengths():
 
 
 def test_an_equal_partial_made_anew_finds_the_compiled_program():
-    from functools import partial
-
     from purimetry.compression import batches
 
     before = batches._over_shard._cache_size()
@@ -163,6 +163,11 @@ def lambda_classifier(x):
 def unchecked(function):
     """As users have it: without the check of types that the suite puts around it, which would speak first."""
     return function.__wrapped__
+
+
+def evaluated(protocols=(), attacks=None, gradients=pm.FULL):
+    return unchecked(pm.evaluate)(protocols, attacks or {}, FLAT, pm.identity, GOOD, np.array([0, 1]), KEYS, 0.1,
+                                  gradients=gradients)
 
 
 @pytest.mark.parametrize("call, error, message", [
@@ -184,11 +189,43 @@ def unchecked(function):
     (lambda: pm.minimum_perturbations(pm.pgd, FLAT, GOOD, [0, 1], eps_max=0.0), ValueError, "eps is a budget"),
     (lambda: pm.minimum_perturbations(pm.pgd, FLAT, GOOD, [0, 1], halvings=-1), ValueError, "0 or more, got -1"),
     (lambda: unchecked(from_torch)(None, "weights.pth"), TypeError, "read a file by pm.load_published"),
+    (lambda: unchecked(check_keys)(np.arange(4), 4), TypeError, "must be of jax.random.key, got int64; use pm.conf"),
+    (lambda: unchecked(check_keys)([0, 1], 2), TypeError, "keys must be of jax.random.key, got list"),
+    (lambda: unchecked(pm.diffusion)(jnp.multiply, pm.linear()), TypeError, "steps at one t.*, got Schedule; "),
+    (lambda: unchecked(pm.diffusion)(jnp.multiply, pm.ddpm), TypeError, "got ddpm; give pm.ddpm"),
+    (lambda: pm.flow(jnp.multiply, 5, 20), ValueError, "t_star is a time of the flow, 0 <= t_star < 1, got 5; "),
+    (lambda: pm.flow(jnp.multiply, -0.1, 20), ValueError, "0 <= t_star < 1, got -0.1"),
+    (lambda: pm.preflight(FLAT, pm.identity, GOOD, [0, 1], KEYS, 0.1, steps=3), TypeError,
+     "no setting steps, expected some of attack, criterion, .*, clean_accuracy; .* attack=partial"),
+    (lambda: evaluated(protocols=[pm.fixed]), TypeError, "protocols are a list of what their constructors return"),
+    (lambda: evaluated(protocols=pm.fixed()), TypeError, r"give for example \[pm.fixed\(\), pm.expectation\(15\)\]"),
+    (lambda: evaluated(attacks={"pgd": pm.pgd}), TypeError, r'give for example {"pgd": \(pm.pgd, pm.margin\)}'),
+    (lambda: evaluated(attacks=[pm.pgd]), TypeError, "a dict from a name to a pair of constructor and crit"),
+    (lambda: evaluated(gradients="bpda"), TypeError, "gradients are a dict .*, got 'bpda'; give pm.FULL, pm.BPDA"),
+    (lambda: evaluated(gradients={"bpda": "identity"}), TypeError, "a name to a purifier to differentiate through"),
     (lambda: pm.linear(beta_max=2.0), ValueError, r"got shape \(1000,\) with 0.0001..2; check the schedule's range"),
 ])
 def test_what_a_newcomer_may_give(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize("function, given", [
+    (pm.adversarial_rate, (pm.identity, FLAT, GOOD, 0, KEYS[0])),
+    (pm.compression_rate, (pm.identity, GOOD, GOOD, KEYS[0])),
+    (pm.expected_rates, (pm.identity, GOOD, KEYS[0], 0.1)),
+    (pm.first_order_margin, (FLAT, pm.identity, GOOD, 0, KEYS[0], 0.1)),
+    (pm.gradient, (FLAT, pm.identity, GOOD, 0, KEYS[0])),
+    (pm.jacobian, (pm.identity, GOOD, KEYS[0])),
+    (partial(unchecked(pm.largest_singular_values), k=1, iterations=1), (pm.identity, GOOD, KEYS[0])),
+    (pm.push, (pm.identity, GOOD, KEYS[0], GOOD)),
+    (pm.step_rates, (pm.identity, GOOD, KEYS[0], GOOD)),
+    (pm.stochasticity, (pm.identity, GOOD, KEYS[0], 0.1)),
+    (pm.trajectory, (pm.identity, GOOD, KEYS[0])),
+])
+def test_a_function_of_one_image_refuses_a_batch(function, given):
+    with pytest.raises(ValueError, match=r"one image, \[height, width, channel\], got shape \(2, 4, 4, 1\); for many"):
+        getattr(function, "__wrapped__", function)(*given)
 
 
 def test_lists_are_arrays():

@@ -250,6 +250,16 @@ def test_plain_data_comes_back_as_it_was(value, protocol):
         assert type(found) is np.ndarray and found.dtype == value.dtype and np.array_equal(found, value)
 
 
+@pytest.mark.parametrize("read", [pm.cifar10, pm.cifar100])
+def test_without_a_folder_it_is_that_of_the_environment(tmp_path, monkeypatch, read):
+    monkeypatch.setenv("PURIMETRY_DATA", str(tmp_path))
+    with pytest.raises(DataMissing, match=f"no {read.__name__} in {re.escape(str(tmp_path))}: "):
+        read()
+    monkeypatch.delenv("PURIMETRY_DATA")
+    with pytest.raises(DataMissing, match="PURIMETRY_DATA is not set; give the folder that `purimetry data cifar10"):
+        read()
+
+
 def test_a_run_without_its_data_says_how_to_get_them(tmp_path, capsys):
     from purimetry.experiments.command_line import main
 

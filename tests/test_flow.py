@@ -125,7 +125,7 @@ def test_no_time_is_the_identity():
 
 @pytest.mark.parametrize("t_star", [-0.1, 1.0, 5, np.nan])
 def test_a_time_outside_of_the_flow_is_refused(t_star):
-    with pytest.raises(ValueError, match="0 < t_end < 1, got"):
+    with pytest.raises(ValueError, match="0 <= t_star < 1, got"):
         pm.flow(crooked, t_star, STEPS)
 
 

@@ -320,3 +320,10 @@ def test_what_is_no_tensor_is_refused():
 
     with pytest.raises(TypeError, match=r"must return a tensor, got Output; of diffusers' models give `lambda x, t"):
         pm.torch_denoiser(lambda x, t: Output())(jnp.ones((2, 2, 1)), jnp.float32(1))
+
+
+def test_what_a_wrapped_function_raises_is_not_told_to_wrap_it():
+    classifier = pm.torch_classifier(torch.nn.Linear(5, 2).eval())
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied") as raised:
+        pm.check_classifier(classifier, IMAGES)
+    assert not any("goes through" in said for said in getattr(raised.value, "__notes__", ()))

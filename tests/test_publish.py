@@ -233,6 +233,17 @@ def test_cifar10_is_measured_with_the_published_networks_unless_told_others():
     assert Configuration(dataset="cifar100").resolved().classifier is None
 
 
+def test_scripts_get_the_networks_that_runs_get():
+    c = Configuration(dataset="cifar10", samplers=("flow",), velocity="published").resolved()
+    given = (architectures.classifier(c.classifier), architectures.classifier(c.robust_classifier),
+             architectures.denoiser(c.denoiser), architectures.velocity(c.velocity))
+    for ours, theirs in zip(pm.published("cifar10"), given, strict=True):
+        assert ours.graph == theirs.network.graph
+        jax.tree.map(np.testing.assert_array_equal, ours.state, theirs.network.state)
+    with pytest.raises(ValueError, match=r"for cifar10, got 'digits'; pm.trained\(dataset\) trains"):
+        pm.published("digits")
+
+
 def test_published_classifier_takes_images_of_one_size_only():
     with pytest.raises(ValueError, match=r"takes images \[32, 32, 3\], got \(28, 28, 1\)"):
         airbench(weights.load_published(PUBLISHED / CLASSIFIER))(jnp.zeros((28, 28, 1)))

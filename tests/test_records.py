@@ -140,6 +140,20 @@ def test_a_folder_without_a_run(tmp_path):
         read_records(tmp_path)
 
 
+@pytest.mark.parametrize("read, what", [(read_records, "records"), (records.read_shards, "shards")])
+def test_an_experiment_that_is_not_there_is_named_with_those_that_are(tmp_path, read, what):
+    folder = Folder(tmp_path, SETTINGS)
+    with pytest.raises(RecordError, match=f"no {what} of 'typo', it has those of none"):
+        read(tmp_path, "typo")
+    for name in ("rates", "training"):
+        folder.write(name, [Measurement(name, "rate", 0.25, 0.01, 8, "ratio")])
+        folder.shard(name, "one", lambda: ARRAYS)
+    with pytest.raises(RecordError, match=f"no {what} of 'typo', it has those of rates, training; name one of them"):
+        read(tmp_path, "typo")
+    with pytest.raises(RecordError, match="is not a run of purimetry"):
+        read(tmp_path / "rates", "rates")
+
+
 def test_weights_come_back_and_damage_is_detected(tmp_path):
     tree, path = {"w": np.arange(1000, dtype=np.float32), "step": np.int32(3)}, tmp_path / "w.safetensors"
     sha = save_tree(path, tree)

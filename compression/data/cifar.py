@@ -5,6 +5,7 @@ version" (pickles, read without running any code of theirs), each an archive tha
 """
 
 import gzip
+import os
 import reprlib
 import tarfile
 import zlib
@@ -35,11 +36,11 @@ class Version(NamedTuple):
     read: Callable[[bytes], Batch]
 
 
-def cifar10(folder: Path | str) -> Dataset:
+def cifar10(folder: Path | str | None = None) -> Dataset:
     """CIFAR-10: 50,000 training and 10,000 test images (32x32, colour) of 10 classes, kept as bytes (184 MB).
 
-    folder: holds `cifar-10-batches-bin`, `cifar-10-batches-py` or an archive of one of them, or is one of these. All
-        give the same data, and the same fingerprint.
+    folder: holds `cifar-10-batches-bin`, `cifar-10-batches-py` or an archive of one of them, or is one of these; that
+        of the environment variable PURIMETRY_DATA unless told. All give the same data, and the same fingerprint.
 
     Raises DataMissing if there is none of them, DataError for one that is damaged or holds something else.
 
@@ -54,19 +55,20 @@ cifar-10-binary.tar.gz, cifar-10-batches-py or cifar-10-python.tar.gz, there is 
                      "test_batch.bin", partial(records, label_bytes=1))
     python = Version("cifar-10-batches-py", "cifar-10-python.tar.gz", names, "test_batch",
                      partial(pickled, labels="labels"))
-    return _read("cifar10", 10, Path(folder), (binary, python))
+    return _read("cifar10", 10, _folder("cifar10", folder), (binary, python))
 
 
-def cifar100(folder: Path | str) -> Dataset:
+def cifar100(folder: Path | str | None = None) -> Dataset:
     """CIFAR-100 with its 100 fine classes: 50,000 training and 10,000 test images, as `cifar10` has them.
 
-    folder: holds `cifar-100-binary`, `cifar-100-python` or an archive of one of them, or is one of these.
+    folder: holds `cifar-100-binary`, `cifar-100-python` or an archive of one of them, or is one of these; that of
+        PURIMETRY_DATA unless told.
     """
     binary = Version("cifar-100-binary", "cifar-100-binary.tar.gz", ("train.bin",), "test.bin",
                      partial(records, label_bytes=2))
     python = Version("cifar-100-python", "cifar-100-python.tar.gz", ("train",), "test",
                      partial(pickled, labels="fine_labels"))
-    return _read("cifar100", 100, Path(folder), (binary, python))
+    return _read("cifar100", 100, _folder("cifar100", folder), (binary, python))
 
 
 def records(content: bytes, label_bytes: int) -> Batch:
@@ -104,6 +106,13 @@ def _whole(found: Any, name: str) -> Integer[np.ndarray, "n"]:
     if numbers.ndim != 1 or not len(numbers) or not np.issubdtype(numbers.dtype, np.integer):
         raise DataError(f"expected '{name}' to be a list of class numbers, got {reprlib.repr(found)}")
     return numbers
+
+
+def _folder(name: str, told: Path | str | None) -> Path:
+    if told is None and not (told := os.environ.get("PURIMETRY_DATA")):
+        raise DataMissing(f"no folder of {name} is told, and PURIMETRY_DATA is not set; give the folder that "
+                          f"`purimetry data {name}` says, pm.{name}(folder), or set PURIMETRY_DATA to it")
+    return Path(told)
 
 
 def _read(name: str, classes: int, folder: Path, versions: tuple[Version, ...]) -> Dataset:

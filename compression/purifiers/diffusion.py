@@ -29,6 +29,9 @@ def diffusion(
     >>> purifier(jnp.full((8, 8, 1), 0.5), pm.configuration(seed=0, index=0)).shape
     (8, 8, 1)
     """
+    if not isinstance(steps, samplers.Steps):
+        found = getattr(steps, "__name__", type(steps).__name__)
+        raise TypeError(f"expected a sampler's steps at one t*, got {found}; give pm.ddpm(schedule, t_star=10), say")
     return Partial(_purify, as_pytree(noise_predictor), steps, Partial(step_key))
 
 

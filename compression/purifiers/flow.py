@@ -22,6 +22,9 @@ def flow(velocity: NoisePredictor, t_star: int | float, steps: int) -> Purifier:
     >>> purifier(jnp.full((8, 8, 1), 0.5), pm.configuration(seed=0, index=0)).shape
     (8, 8, 1)
     """
+    if not 0 <= t_star < 1:
+        raise ValueError(f"t_star is a time of the flow, 0 <= t_star < 1, got {t_star}; it is a fraction of the way to "
+                         "noise, whatever the number of steps")
     if t_star == 0:
         return identity
     return diffusion(noise_of(velocity), samplers.ddim(rectified(steps, t_star), steps))
