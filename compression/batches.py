@@ -61,7 +61,8 @@ def over_images(
     shared: pytrees that are the same for all images (purifier, classifier); inputs of the program, not constants.
     rows: pytrees of arrays or keys with the images along the first axis, all of one length n >= 1.
     which: numbers of the rows to take, in order; all unless told.
-    size: rows that a device is given in one compiled call; as `calls_of` or `shard_size` say unless told.
+    size: rows that a device is given in one compiled call, or fewer where `calls_of` says so; `call_size` of the rows
+        unless told. More than that of large images may not fit the memory.
 
     Raises NonFinite, a FloatingPointError, with the index of the first image whose result is not finite, and
     OutOfMemory, a MemoryError, with the size that fits the device.
@@ -79,7 +80,7 @@ def over_images(
     which = np.arange(*lengths) if which is None else np.asarray(which)
     shared = tuple(as_pytree(argument) if callable(argument) else argument for argument in shared)
     rows = jax.tree.map(_on_host, rows)
-    size = min([told for told in (size, _told.get()) if told], default=shard_size(rows))
+    size = call_size(rows) if size is None else min(size, _told.get() or size)
     mesh, together = _mesh(), size * len(jax.local_devices())
     if mesh is not None:
         shared = jax.device_put(shared, NamedSharding(mesh, PartitionSpec()))
@@ -104,6 +105,16 @@ def over_images(
     result = jax.tree.map(lambda *leaves: np.concatenate(leaves), *results)
     require_finite(result, name, which)
     return result
+
+
+def call_size(rows: Any) -> int:
+    """Rows that a device is given in one compiled call where a measurement does not say: `calls_of`, or `shard_size`.
+
+    >>> with calls_of(100):
+    ...     call_size(np.zeros((9, 256, 256, 3)))
+    100
+    """
+    return _told.get() or shard_size(rows)
 
 
 def shard_size(rows: Any) -> int:

@@ -13,10 +13,11 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from ..compression.batches import over_images, shard_size
+from ..compression.batches import call_size, over_images
 from ..compression.losses import margin
 from .pieces import Passes
 from .progress import in_words
+from .robust_accuracy import together
 from .workbench import BARE, Cell, Workbench
 
 
@@ -29,7 +30,7 @@ class Speed(NamedTuple):
 
     bare: of the classifier. step: more for each step of a diffusion purifier, of the dearest network.
     own: more for one's own purifiers.
-    t_star: steps at which they were timed, 0 where no diffusion purifier was. n: images that were timed together.
+    t_star: steps at which they were timed, 0 where no diffusion purifier was. n: images in a compiled call, filled up to them.
     """
 
     bare: tuple[float, float]
@@ -62,8 +63,8 @@ def forecast(bench: Workbench, names: Sequence[str], processes: int) -> str:
     unknown, reused = [name for name in modules if name not in known], bool(bench.configuration.reuse)
     return (
         f"forecast: at most {in_words(sum(found.values()))} on {processes} process{'es' * (processes > 1)}, without "
-        f"compilation{''.join(f', {name}' for name in unknown)} ({parts}; an image takes {_said(speed)}, as timed on "
-        f"{speed.n} images{f' at t* = {speed.t_star}' if speed.t_star else ''}; "
+        f"compilation{''.join(f', {name}' for name in unknown)} ({parts}; an image takes {_said(speed)}, as timed in "
+        f"calls of {speed.n}{f' at t* = {speed.t_star}' if speed.t_star else ''}; "
         f"those that an attack breaks early leave it{', and what --reuse knows is not measured' * reused})"
     )
 
@@ -84,7 +85,7 @@ def measure(bench: Workbench) -> Speed:
 
     Compiled before.
     """
-    n = min(shard_size(bench.images), len(bench.images))
+    n = together(bench.images) or call_size(bench.images)
     both = lambda cell: np.array([_seconds(function, bench, cell, n) / n for function in
                                   (_margin, jax.grad(_margin, argnums=2))])
     bare = both(BARE)

@@ -53,7 +53,7 @@ def probes(bench: Workbench, cell: Cell, eps: float) -> Arrays:
         images, labels, budget = bench.images, bench.labels, np.full(len(bench.images), eps, np.float32)
         compressed = np.asarray(eps * rates(bench, cell, eps, seed)["l2"], np.float32)
         rivals = over_images(likely_rivals, shared[:1], anchors(bench, cell, seed)["anchor"], labels, compressed)
-        found = short_attack(*shared, images, labels, keys, eps, rivals, together())
+        found = short_attack(*shared, images, labels, keys, eps, rivals, together(images))
         return {
             "adversarial_rate": over_images(adversarial_rate, shared[::-1], images, labels, keys),
             "first_order": over_images(first_order_margin, shared, images, labels, keys, budget),

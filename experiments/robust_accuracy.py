@@ -19,6 +19,7 @@ import numpy as np
 from ..compression.attacks.iterative import Iterative
 from ..compression.attacks.pgd import converged_pgd, pgd
 from ..compression.attacks.search import attack_images
+from ..compression.batches import call_size
 from ..compression.losses import Criterion, cross_entropy, margin
 from ..compression.records import Arrays, Measurement
 from .configuration import Configuration
@@ -30,9 +31,12 @@ TOGETHER = 16
 """Images in one compiled call on a CPU; more would wait longer for the few that stay unbroken."""
 
 
-def together() -> int | None:
-    """Images in one compiled call of an attack that they leave; None on an accelerator, where more cost little."""
-    return TOGETHER if jax.default_backend() == "cpu" else None
+def together(images: np.ndarray) -> int | None:
+    """Images in one compiled call of an attack that they leave; None on an accelerator, where more cost little.
+
+    Of large ones no more than `call_size` has room for: a CPU does not say that its memory is full, it ends the process.
+    """
+    return min(TOGETHER, call_size(images)) if jax.default_backend() == "cpu" else None
 
 
 STRONGER = 4
@@ -60,7 +64,7 @@ def attacked(bench: Workbench, cell: Cell, eps: float, attack: str) -> Arrays:
         constructor, criterion = protocols(bench.configuration)[attack]
         with bar(f"attack {cell} eps {eps:g} ({attack})") as show:
             found = attack_images(constructor, bench.classifier, bench.purifier(cell), bench.images, bench.labels,
-                                  bench.keys(), eps, criterion, together(),
+                                  bench.keys(), eps, criterion, together(bench.images),
                                   on_segment=lambda done, active: show(done, f"{active} images unbroken"))
         return {"margin": found.margin, "broken_at": found.broken_at, "gradients": found.gradients}
 

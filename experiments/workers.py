@@ -110,7 +110,8 @@ def _explained(count: int):
     except BrokenProcessPool as error:
         raise OSError(
             "a worker process ended before its work, perhaps for want of memory; run the same command again, finished "
-            f"shards are kept, with --workers {max(1, count // 2)}"
+            f"shards are kept, with --workers {max(1, count // 2)}, or with fewer images in a compiled call, down to "
+            "--batch 1"
         ) from error
 
 

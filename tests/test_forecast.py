@@ -5,8 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
+from purimetry.compression import batches
+from purimetry.compression.batches import calls_of
 from purimetry.experiments import (
     forecast, minimum_perturbation, models, prediction, preflight, progress, rates, robust_accuracy,
 )
@@ -22,6 +25,14 @@ def bench(tmp_path, monkeypatch):
     monkeypatch.setattr(models, "denoiser", lambda *_: (lambda x, t: 0 * x, "d" * 64))
     told = dict(images=5, samplers=("ddpm",), t_stars=(2, 4), eps=(0.1, 0.2), seeds=(0, 1), draws=3)
     return Workbench(Configuration(out=tmp_path, attack_steps=7, attack_restarts=3, paper_steps=11, **told))
+
+
+@pytest.fixture
+def rows_of_calls(monkeypatch):
+    """How many images the compiled calls of a test had."""
+    over_shard, seen = batches._over_shard, set()
+    monkeypatch.setattr(batches, "_over_shard", lambda *given: seen.add(len(given[2][0])) or over_shard(*given))
+    return seen
 
 
 def test_seconds_are_those_of_the_classifier_and_of_each_step():
@@ -50,12 +61,25 @@ def test_an_attack_takes_no_more_gradients_than_its_passes(bench):
     assert found["gradients"].max() <= 3 * 7
 
 
+@pytest.mark.parametrize("shape, told, n", [
+    ((8, 8, 1), None, 16), ((32, 32, 3), None, 16), ((64, 64, 3), None, 4), ((256, 256, 3), None, 1),
+    ((256, 256, 3), 2, 2),
+])
+def test_an_attack_on_large_images_has_the_memory_for_those_in_a_call_or_was_told_how_many(
+    bench, rows_of_calls, shape, told, n
+):
+    bench.images = np.full((5, *shape), 0.5, np.float32)
+    with calls_of(told):
+        robust_accuracy.attacked(bench, BARE, 0.1, "paper")
+        assert rows_of_calls == {n} == {robust_accuracy.together(bench.images)}
+
+
 def test_a_forecast_tells_its_parts_its_basis_and_what_it_lacks(bench, monkeypatch):
     monkeypatch.setattr(forecast, "measure", lambda bench: forecast.Speed((0.1, 0.0), (0.0, 0.0), {}, 2, 4))
     forwards = sum(p.forward for p in prediction.passes(bench))
     said = forecast.forecast(bench, ["prediction", "diagnosis"], processes=2)
     assert f"at most {forwards * 8 * 0.1 / 2:.0f} s on 2 processes" in said  # 5 images are two shards of 4
-    assert "without compilation, diagnosis (" in said and "timed on 4 images at t* = 2" in said
+    assert "without compilation, diagnosis (" in said and "timed in calls of 4 at t* = 2" in said
     assert "--reuse" not in said
     monkeypatch.setattr(bench, "configuration", replace(bench.configuration, reuse=(Path("other"),)))
     assert "what --reuse knows is not measured" in forecast.forecast(bench, ["prediction"], processes=2)
@@ -67,9 +91,11 @@ def test_what_has_records_is_not_forecast(bench):
     assert forecast.forecast(bench, ["prediction", "diagnosis"], 1) == "no forecast of diagnosis"
 
 
-def test_one_shard_is_timed(bench):
-    speed = forecast.measure(bench)
-    assert (speed.t_star, speed.n) == (2, 5)
+@pytest.mark.parametrize("told, n", [(None, 16), (3, 3)])
+def test_a_call_of_the_size_that_attacks_make_is_timed(bench, rows_of_calls, told, n):
+    with calls_of(told):
+        speed = forecast.measure(bench)
+    assert (speed.t_star, speed.n, rows_of_calls) == (2, n, {n})
     assert all(seconds >= 0 for seconds in (*speed.bare, *speed.step)) and speed.bare[0] > 0
 
 
