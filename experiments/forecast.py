@@ -30,7 +30,7 @@ class Speed(NamedTuple):
 
     bare: of the classifier. step: more for each step of a diffusion purifier, of the dearest network.
     own: more for one's own purifiers.
-    t_star: steps at which they were timed, 0 where no diffusion purifier was. n: images in a compiled call, filled up to them.
+    t_star: steps at which they were timed, 0 where no diffusion purifier was. n: images in a compiled call, filled up.
     """
 
     bare: tuple[float, float]

@@ -34,7 +34,7 @@ TOGETHER = 16
 def together(images: np.ndarray) -> int | None:
     """Images in one compiled call of an attack that they leave; None on an accelerator, where more cost little.
 
-    Of large ones no more than `call_size` has room for: a CPU does not say that its memory is full, it ends the process.
+    Of large ones no more than `call_size` has room for: a CPU does not say that memory is full, it ends the process.
     """
     return min(TOGETHER, call_size(images)) if jax.default_backend() == "cpu" else None
 
