@@ -199,7 +199,7 @@ def photos(tmp_path):
     (["--dataset", "cifar11"], "--dataset cifar11: expected digits, cifar10, cifar100, a folder of images or an .npz"),
     (["--dataset", "{here}/none.npz"], "cannot be read as .npz"),
     (["--dataset", "{here}/photos.npz"], "photos has no images to train a classifier or a denoiser on; give --class"),
-    (["--dataset", "{here}/photos"], "pixels and would be enlarged to 256; give 40 or less, by size=N or --image-size N"),
+    (["--dataset", "{here}/photos"], "and would be enlarged to 256; give 40 or less, by size=N or --image-size N"),
     (["--dataset", "{here}/photos", "--image-size", "40", "--classifier", "resnet20:{here}/w.safetensors"],
      "images have 40x40 pixels, but resnet20 is for sides of 32; choose another --image-size"),
     (["--dataset", "{here}/photos", "--image-size", "32", "--classifier", "resnet20:{here}/w.safetensors"],
