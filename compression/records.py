@@ -123,12 +123,13 @@ class Folder:
     """An output folder that belongs to one configuration.
 
     path: created if missing. configuration: JSON-like; the same one resumes, another one is refused.
+    claim: False only looks whether it could be this configuration's, and writes nothing.
 
     Raises RecordError if the folder holds files of something else, records of another version or another
     configuration, or cannot be written.
     """
 
-    def __init__(self, path: Path, configuration: dict):
+    def __init__(self, path: Path, configuration: dict, claim: bool = True):
         self.path = Path(path)
         content = json.dumps({"version": VERSION, "configuration": configuration}, indent=1, sort_keys=True)
         manifest = self.path / "run.json"
@@ -143,7 +144,7 @@ class Folder:
                 )
         elif self.path.exists() and (not self.path.is_dir() or any(map(_foreign, self.path.iterdir()))):
             raise RecordError(f"{self.path} exists and is not a run of purimetry; choose another folder with --out")
-        else:
+        elif claim:
             write_atomic(manifest, content.encode())
 
     def shard(self, experiment: str, name: str, compute: Callable[[], Arrays]) -> Arrays:

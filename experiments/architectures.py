@@ -119,6 +119,10 @@ def _predictor(option: str, given: str, known: Mapping[str, Callable[[str, Path]
     return known[name](given, path)
 
 
+BY_WORD = {"--classifier": "robust", "--velocity": "published"}
+"""What else an option may say with CIFAR-10; a resolved configuration has a path in its place."""
+
+
 def named(option: str, given: str, known: Mapping) -> tuple[str, Path]:
     """The architecture and path of ARCHITECTURE:PATH.
 
@@ -129,7 +133,9 @@ download the weights, or leave the option out
     """
     name, _, path = given.partition(":")
     if name not in known or not path:
-        raise ValueError(f"{option} {given}: expected ARCHITECTURE:PATH with one of {', '.join(known)}")
+        word = f"; of CIFAR-10, {BY_WORD[option]} is one that comes with Purimetry" if option in BY_WORD else ""
+        raise ValueError(f"{option} {given}: expected ARCHITECTURE:PATH with one of {', '.join(known)}, or "
+                         f"FILE.py:NAME for a function of yours{word}")
     if not Path(path).exists():
         raise ValueError(f"{option} {given}: there is no {path}; download the weights, or leave the option out")
     return name, Path(path)

@@ -163,8 +163,8 @@ def parsed(arguments: list[str] | None) -> Command:
 
 def _decimal(word: str) -> str:
     """A fraction as a decimal, since budgets are told as 8/255."""
-    part = re.fullmatch(r"(\d+(?:\.\d+)?)/([1-9]\d*)", word)
-    return repr(float(part[1]) / int(part[2])) if part else word
+    part = re.fullmatch(r"(--[\w-]+=)?(\d+(?:\.\d+)?)/([1-9]\d*)", word)
+    return f"{part[1] or ''}{float(part[2]) / int(part[3])!r}" if part else word
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -238,7 +238,10 @@ def _run(names: list[str], configuration: Configuration, only_forecast: bool = F
     from .forecast import forecast
     from .workbench import Unmet, Workbench
 
-    bench = hosts.first_opens(configuration.out, lambda: Workbench(configuration))
+    if only_forecast:
+        bench = Workbench(configuration, claim=False)
+    else:
+        bench = hosts.first_opens(configuration.out, lambda: Workbench(configuration))
     with workers(configuration) as processes, calls_of(configuration.batch):
         if (only_forecast or bench.large) and hosts.index() == 0:
             print(forecast(bench, names, processes.count * hosts.count()), flush=True)

@@ -32,7 +32,7 @@ def read(name: str, folder: Path, size: int) -> Dataset:
     if path.suffix == ".npz":
         return npz(path)
     if path.is_dir():
-        return image_folder(path, size, resize=size)
+        return image_folder(path, size)
     raise ValueError(f"--dataset {name}: expected {', '.join(DATASETS)}, a folder of images or an .npz file of images "
                      "and labels; there is no such folder")
 

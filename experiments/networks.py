@@ -139,10 +139,10 @@ def _read(c: Configuration, dataset: Dataset) -> dict[str, Given]:
             given[name] = _one(option, told, getattr(architectures, name), dataset, np.float32(1))
             architectures.check_predictor(given[name], dataset, option)
             own.check_precision(option, given[name], c.precision)
-    needed = {"classifier": "give --classifier ARCHITECTURE:FILE"}
+    needed = {"classifier": "give --classifier ARCHITECTURE:FILE or FILE.py:NAME"}
     if _asks_for_noise(c):
         alone = set(c.samplers) <= set(OF_VELOCITY)
-        needed["denoiser"] = f"give --denoiser ARCHITECTURE:PATH{' or a --velocity' * alone}"
+        needed["denoiser"] = f"give --denoiser ARCHITECTURE:PATH or FILE.py:NAME{', or a --velocity' * alone}"
     if lacking := [name for name in needed if name not in given and not len(dataset.train_images)]:
         raise DataError(f"{dataset.name} has no images to train a {' or a '.join(lacking)} on; "
                         f"{', and '.join(needed[name] for name in lacking)}")

@@ -56,9 +56,12 @@ class Unmet(ValueError):
 
 
 class Workbench:
-    """A run's configuration made concrete. Raises before any work if the configuration cannot be met."""
+    """A run's configuration made concrete. Raises before any work if the configuration cannot be met.
 
-    def __init__(self, configuration: Configuration):
+    claim: whether the output folder becomes this run's; a forecast leaves it as it is.
+    """
+
+    def __init__(self, configuration: Configuration, claim: bool = True):
         told, configuration = configuration.images, configuration.resolved()
         self.schedule = schedules.respaced(schedules.linear(), configuration.respaced)
         self.configuration = configuration
@@ -86,9 +89,10 @@ class Workbench:
         if self._own:
             determinants["purifiers"] = [[cell.sampler, sha256] for cell, sha256 in self._own.items()]
         self._reused = [reuse.Source(folder, determinants) for folder in configuration.reuse]
-        self.folder = Folder(configuration.out, determinants)
-        taken = {"dataset": self.dataset.name, "split": "test", "indices": self.indices.tolist()}
-        write_atomic(self.folder.path / "images.json", json.dumps(taken).encode())
+        self.folder = Folder(configuration.out, determinants, claim)
+        if claim:
+            taken = {"dataset": self.dataset.name, "split": "test", "indices": self.indices.tolist()}
+            write_atomic(self.folder.path / "images.json", json.dumps(taken).encode())
 
     @property
     def settings(self) -> dict:

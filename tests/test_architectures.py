@@ -173,7 +173,9 @@ def test_a_guided_unet_refuses_sides_that_it_cannot_halve(tmp_path):
     (architectures.denoiser, "guided:{file}", ValueError, "--denoiser guided:.* missing input_blocks.0.0.bias"),
     (architectures.denoiser, "diffusers:{file}", RecordError, "expected diffusers' config.json"),
     (architectures.denoiser, "{folder}", RecordError, "expected diffusers' config.json"),
-    (architectures.denoiser, "nowhere", ValueError, "expected ARCHITECTURE:PATH with one of diffusers, guided"),
+    (architectures.denoiser, "nowhere", ValueError, "with one of diffusers, guided, or FILE.py:NAME for a function"),
+    (architectures.classifier, "perfect:cls", ValueError, "or FILE.py:NAME for .*; of CIFAR-10, robust is one that"),
+    (architectures.velocity, "publishd", ValueError, "or FILE.py:NAME for .*; of CIFAR-10, published is one that"),
 ])
 def test_what_cannot_be_read_is_said(read, given, error, message, tmp_path):
     file = saved(tmp_path / "w.safetensors", resnet.cifar_resnet(20))
@@ -197,12 +199,13 @@ def photos(tmp_path):
     (["--dataset", "cifar11"], "--dataset cifar11: expected digits, cifar10, cifar100, a folder of images or an .npz"),
     (["--dataset", "{here}/none.npz"], "cannot be read as .npz"),
     (["--dataset", "{here}/photos.npz"], "photos has no images to train a classifier or a denoiser on; give --class"),
-    (["--dataset", "{here}/photos", "--classifier", "resnet20:{here}/w.safetensors"],
-     "images have 256x256 pixels, but resnet20 is for sides of 32; choose another --image-size"),
+    (["--dataset", "{here}/photos"], "and would be enlarged to 256; give 40 or less, by size=N or --image-size N"),
+    (["--dataset", "{here}/photos", "--image-size", "40", "--classifier", "resnet20:{here}/w.safetensors"],
+     "images have 40x40 pixels, but resnet20 is for sides of 32; choose another --image-size"),
     (["--dataset", "{here}/photos", "--image-size", "32", "--classifier", "resnet20:{here}/w.safetensors"],
      "photos has 2 folders of classes, numbered from 0, but this resnet20 has 10 classes"),
     (["--dataset", "{here}/photos.npz", "--classifier", "resnet20:{here}/w.safetensors"],
-     "photos has no images to train a denoiser on; give --denoiser ARCHITECTURE:PATH"),
+     "photos has no images to train a denoiser on; give --denoiser ARCHITECTURE:PATH or FILE.py:NAME"),
 ])
 def test_a_run_that_cannot_be_is_refused_before_any_work(arguments, message, photos, capsys, monkeypatch):
     import warnings

@@ -168,6 +168,8 @@ def test_the_test_split_is_fixed_and_stratified():
 
 def test_a_budget_may_be_a_fraction():
     assert parsed(["run", "rates", "--eps", "8/255", "0.1"]).configuration.eps == (8 / 255, 0.1)
+    assert parsed(["run", "rates", "--eps=8/255"]).configuration.eps == (8 / 255,)
+    assert parsed(["run", "rates", "--eps-max=16/255"]).configuration.eps_max == 16 / 255
 
 
 def test_what_has_no_images_to_train_on_is_said():

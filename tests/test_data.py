@@ -1,5 +1,6 @@
 """Images as arrays and files: what a data set gives, which files are read, and what is said of those that cannot be."""
 
+import inspect
 import json
 
 import numpy as np
@@ -129,6 +130,24 @@ def test_a_ramp_stays_a_ramp_when_it_is_resized(tmp_path):
     write(tmp_path / "a/ramp.png", ramp)
     (found,) = 255 * pm.image_folder(tmp_path, size=10, resize=20).test_images[:]
     assert np.abs(found - (118 + 8 * (np.arange(10) - 4.5))[None, :, None]).max() <= 1  # rounding of pixels
+
+
+def test_a_folder_whose_images_are_all_smaller_is_refused(tmp_path):
+    """One that is large enough shows that their size is meant, as ImageNet has a few small ones."""
+    write(tmp_path / "a/0.png", np.zeros((40, 60, 3), np.uint8))
+    (tmp_path / "a/1.png").write_text("no image")
+    write(tmp_path / "b/2.png", np.zeros((50, 50, 3), np.uint8))
+    with pytest.raises(DataError, match="sides of 40 to 50 pixels and would be enlarged to 256; give 50 or less, by"):
+        pm.image_folder(tmp_path)
+    with pytest.raises(DataError, match="enlarged to 60; give 50 or less"):
+        pm.image_folder(tmp_path, size=50, resize=60)
+    assert pm.image_folder(tmp_path, size=50).test_images[[0, 2]].shape == (2, 50, 50, 3)
+
+
+def test_scripts_and_runs_take_images_of_one_size():
+    from purimetry.experiments.configuration import Configuration
+
+    assert inspect.signature(pm.image_folder).parameters["size"].default == Configuration().image_size
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK", "1"])

@@ -1,6 +1,7 @@
 """A run's forecast: passes of an image as the experiments make them, times what a pass takes."""
 
 import re
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,16 +14,21 @@ from purimetry.compression.batches import calls_of
 from purimetry.experiments import (
     forecast, minimum_perturbation, models, prediction, preflight, progress, rates, robust_accuracy,
 )
+from purimetry.experiments.command_line import main
 from purimetry.experiments.configuration import Configuration
 from purimetry.experiments.workbench import BARE, Cell, Workbench
 from purimetry.experiments.pieces import Passes
 
 
 @pytest.fixture
-def bench(tmp_path, monkeypatch):
-    """With networks that compile in no time."""
+def networks(monkeypatch):
+    """They compile in no time."""
     monkeypatch.setattr(models, "classifier", lambda *_: (lambda x: jnp.arange(10.0) * x.mean(), "c" * 64))
     monkeypatch.setattr(models, "denoiser", lambda *_: (lambda x, t: 0 * x, "d" * 64))
+
+
+@pytest.fixture
+def bench(tmp_path, networks):
     told = dict(images=5, samplers=("ddpm",), t_stars=(2, 4), eps=(0.1, 0.2), seeds=(0, 1), draws=3)
     return Workbench(Configuration(out=tmp_path, attack_steps=7, attack_restarts=3, paper_steps=11, **told))
 
@@ -83,6 +89,16 @@ def test_a_forecast_tells_its_parts_its_basis_and_what_it_lacks(bench, monkeypat
     assert "--reuse" not in said
     monkeypatch.setattr(bench, "configuration", replace(bench.configuration, reuse=(Path("other"),)))
     assert "what --reuse knows is not measured" in forecast.forecast(bench, ["prediction"], processes=2)
+
+
+def test_a_forecast_leaves_the_folder_to_a_run(tmp_path, networks, monkeypatch, capsys):
+    monkeypatch.setattr(forecast, "measure", lambda bench: forecast.Speed((0.1, 0.0), (0.0, 0.0), {}, 2, 4))
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # `main` says warnings its own way
+    for images in ("4", "5"):
+        told = ["--images", images, "--samplers", "ddpm", "--t-stars", "1", "--workers", "1"]
+        assert main(["run", "rates", "--forecast", *told, "--out", str(tmp_path / "out")]) == 0, capsys.readouterr().err
+        assert not (tmp_path / "out").exists()
+    assert capsys.readouterr().out.count("forecast: at most") == 2
 
 
 def test_what_has_records_is_not_forecast(bench):

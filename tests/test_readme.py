@@ -112,9 +112,9 @@ COMMANDS = sorted({
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_is_one(command):
-    """With something in place of NAME and DIR, and of the folder that `report` is named without."""
+    """With something in place of NAME and FILE, and of the folder that `report` is named without."""
     words = shlex.split("report out" if command == "report" else command.replace("NAME", "rates"))
-    parsed(words)
+    parsed([__file__ if word == "FILE" else word for word in words])
 
 
 @pytest.mark.parametrize("name", sorted(set(re.findall(r"pm\.(\w+)", TEXT))))

@@ -14,6 +14,9 @@ from .dataset import DataError, DataMissing, Dataset, Images, only_test
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 """Files that are taken for images."""
 
+LOOKED_AT = 32
+"""Files of whose sizes it is told whether a folder's images are as large as they are asked for."""
+
 
 class Files(Images):
     """Images of files, [n, size, size, 3].
@@ -36,35 +39,65 @@ class Files(Images):
 
     def pixels(self, indices: Int[np.ndarray, "k"]) -> Float[np.ndarray, "k height width 3"]:
         """The images of these numbers; DataError with the names of all that cannot be decoded."""
-        from PIL import Image
-
-        # Pillow raises SyntaxError for some damaged files, and an Exception of its own for more pixels than it admits.
-        damaged = (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning)
         images, failed = np.empty((len(indices), *self.shape[1:]), np.float32), []
         for image, index in zip(images, indices, strict=True):
             try:
                 image[:] = _decoded(self.paths[index], self.shape[1], self.resize)
-            except damaged as error:
+            except _damaged() as error:
                 failed.append(f"{self.paths[index]} ({error})")
         if failed:
             raise DataError(f"cannot decode {len(failed)} image(s), repair or remove them: {'; '.join(failed)}")
         return images
 
 
-def image_folder(folder: Path | str, size: int = 224, resize: int = 256) -> Dataset:
+def image_folder(folder: Path | str, size: int = 256, resize: int | None = None) -> Dataset:
     """Test images of a folder of files, named as the folder is; read and decoded only when they are asked for.
 
     folder: has either `labels.csv`, whose rows `file,label` below this heading name files and class numbers and give
         the order; or one folder a class, numbered from 0 in the order of their names, empty ones included, as
         ImageNet has it. Images of classes follow each other, so take a random `Dataset.subset`.
-    size, resize: pixels of the square that is kept, and of the shorter side before.
+    size, resize: pixels of the square that is kept, and of the shorter side before, the same unless told; 224 and 256
+        are ImageNet's custom. Where some files are smaller, as of ImageNet, they are enlarged.
 
-    Raises DataMissing for a folder without images, DataError for labels that do not match the files.
+    Raises DataMissing for a folder without images, DataError for labels that do not match the files, or where each file
+    (of the first LOOKED_AT) would be enlarged.
     """
-    folder = Path(folder)
+    folder, resize = Path(folder), size if resize is None else resize
     labelled = _listed(folder / "labels.csv") if (folder / "labels.csv").is_file() else _by_class(folder)
     paths, labels = [path for path, _ in labelled], [label for _, label in labelled]
+    _check_sides(folder, paths[:LOOKED_AT], resize)
     return only_test(folder.resolve().name, Files(paths, size, resize), labels)
+
+
+def _check_sides(folder: Path, paths: list[Path], resize: int) -> None:
+    sides = [side for side in map(_shorter_side, paths) if side is not None]
+    if sides and (largest := max(sides)) < resize:
+        raise DataError(f"images of {folder} have shorter sides of {min(sides)} to {largest} pixels and would "
+                        f"be enlarged to {resize}; give {largest} or less, by size=N or --image-size N")
+
+
+def _shorter_side(path: Path) -> int | None:
+    """Of an image, by its file's first bytes; None where it cannot be decoded, which is said when it is to be."""
+    from PIL import Image
+
+    try:
+        with _refusing_bombs(), Image.open(path) as image:
+            return min(image.size)
+    except _damaged():
+        return None
+
+
+def _refusing_bombs():
+    from PIL import Image
+
+    return warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning)
+
+
+def _damaged() -> tuple[type[Exception], ...]:
+    """What Pillow raises of files that it cannot decode, a SyntaxError for some, and of more pixels than it admits."""
+    from PIL import Image
+
+    return OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning
 
 
 def _by_class(folder: Path) -> list[tuple[Path, int]]:
@@ -99,7 +132,7 @@ def _listed(path: Path) -> list[tuple[Path, int]]:
 def _decoded(path: Path, size: int, resize: int) -> Float[np.ndarray, "size size 3"]:
     from PIL import Image
 
-    with warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning), Image.open(path) as image:
+    with _refusing_bombs(), Image.open(path) as image:
         if image.mode[0] in "IF":
             raise ValueError(f"more than 8 bits a channel (mode {image.mode}), convert it to 8")
         image = image.convert("RGB")
