@@ -12,7 +12,7 @@ import numpy as np
 
 from ..compression import weights
 from ..compression.data.dataset import DataError, Dataset
-from ..compression.networks import airbench, guided_unet, resnet, wide_resnet
+from ..compression.networks import airbench, ddpm_unet, guided_unet, resnet, wide_resnet
 from ..compression.networks.pure import Network
 from ..compression.records import digest
 
@@ -22,6 +22,7 @@ class Given(NamedTuple):
 
     sides: in pixels; None is any that the architecture admits.
     trained_until: the last step of 1000 that the training of a network of noisy images was about; None is all.
+    config: settings that its weights do not show, where they are not those of the published networks.
     """
 
     architecture: str
@@ -29,11 +30,13 @@ class Given(NamedTuple):
     sha256: str
     sides: range | None
     trained_until: int | None = None
+    config: Mapping | None = None
 
     @property
     def determinants(self) -> dict:
         """What of it determines records."""
-        return {"architecture": self.architecture, "sha256": self.sha256}
+        known = {"architecture": self.architecture, "sha256": self.sha256}
+        return known | ({"config": dict(self.config)} if self.config else {})
 
 
 CIFAR, IMAGENET = range(32, 33), range(32, 1 << 20)
@@ -84,10 +87,11 @@ def _velocity_of_diffusers(given: str, path: Path) -> Given:
 
 
 def _diffusers(network: Network, path: Path) -> Given:
-    side = json.loads((path / "config.json").read_text()).get("sample_size")
+    config = json.loads((path / "config.json").read_text())
+    side = config.get("sample_size")
     sha256 = digest({str(i): np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(network))})
     sides = range(side, side + 1) if isinstance(side, int) else None
-    return Given("diffusers", network, sha256, sides, weights.card(path).trained_until)
+    return Given("diffusers", network, sha256, sides, weights.card(path).trained_until, ddpm_unet.unseen(config))
 
 
 def _guided(given: str, path: Path) -> Given:

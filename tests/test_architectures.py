@@ -107,15 +107,27 @@ def test_a_resnet_of_imagenet_refuses_what_its_halvings_leave_nothing_of(tmp_pat
         architectures.check_classifier(given, only_test("small", np.zeros((2, 28, 28, 3), np.float32), [0, 1]))
 
 
-def diffusers_folder(path, side=8):
+def diffusers_folder(path, side=8, **other):
     config = dict(
         down_block_types=["DownBlock2D"] * 2, up_block_types=["UpBlock2D"] * 2, block_out_channels=[8, 8],
         norm_num_groups=4, layers_per_block=1, in_channels=3, out_channels=3, sample_size=side,
-    )
+    ) | other
     path.mkdir()
     (path / "config.json").write_text(json.dumps(config))
     saved(path / "diffusion_pytorch_model.safetensors", ddpm_unet.configured(config))
     return path
+
+
+@pytest.mark.parametrize("name, value", [
+    ("norm_num_groups", 2), ("norm_eps", 1e-6), ("attention_head_dim", 4), ("downsample_padding", 0),
+    ("flip_sin_to_cos", False), ("freq_shift", 1),
+])
+def test_settings_that_weights_do_not_show_tell_networks_apart(name, value, tmp_path):
+    one, other = diffusers_folder(tmp_path / "one"), diffusers_folder(tmp_path / "other", **{name: value})
+    for read in (architectures.denoiser, architectures.velocity):
+        ours, theirs = read(str(one)).determinants, read(str(other)).determinants
+        assert ours["sha256"] == theirs["sha256"]
+        assert {**ours["config"], name: value} == theirs["config"] != ours["config"]
 
 
 def test_a_noise_predictor_of_diffusers_is_for_images_of_its_own_size(tmp_path):

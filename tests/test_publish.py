@@ -3,6 +3,7 @@
 import json
 import os
 from importlib import import_module
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -242,6 +243,21 @@ def test_scripts_get_the_networks_that_runs_get():
         jax.tree.map(np.testing.assert_array_equal, ours.state, theirs.network.state)
     with pytest.raises(ValueError, match=r"for cifar10, got 'digits'; pm.trained\(dataset\) trains"):
         pm.published("digits")
+
+
+NAMED = [network for path in sorted((Path(__file__).parent.parent / "records").glob("*/run.json"))
+         for network in json.loads(path.read_text())["configuration"].values()
+         if isinstance(network, dict) and "architecture" in network]
+"""Networks of files that the committed runs say they measured."""
+
+
+def test_the_published_networks_are_those_of_the_committed_records():
+    """Otherwise `--reuse` would refuse these runs."""
+    c = Configuration(dataset="cifar10", samplers=("ddpm", "flow"), velocity="published").resolved()
+    classifiers = map(architectures.classifier, (c.classifier, c.robust_classifier))
+    published = [*classifiers, architectures.denoiser(c.denoiser), architectures.velocity(c.velocity)]
+    known = [given.determinants for given in published]
+    assert all(network in known for network in NAMED) and all(network in NAMED for network in known)
 
 
 def test_published_classifier_takes_images_of_one_size_only():

@@ -32,6 +32,12 @@ UNUSED = ("dropout", "num_train_timesteps", "sample_size")
 RENAMED = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 """Names of attention layers in files from before diffusers 0.15."""
 
+UNSEEN = {
+    "norm_num_groups": 16, "norm_eps": 1e-5, "attention_head_dim": None, "downsample_padding": 1,
+    "flip_sin_to_cos": True, "freq_shift": 0,
+}
+"""Settings that change the function but no weight's name or shape, as CIFAR-10's published networks have them."""
+
 REMEDY = "give the config.json of an unconditional DDPM (UNet2DModel of diffusers)"
 
 
@@ -193,6 +199,16 @@ def configured(config: Mapping[str, Any]) -> Callable[..., DDPMUNet]:
     if wrong:
         raise ValueError(f"the UNet is configured in ways that are not supported: {'; '.join(wrong)}; {REMEDY}")
     return partial(DDPMUNet, **{name: value for name, value in settings.items() if name in known})
+
+
+def unseen(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What the weights do not show of diffusers' `config.json`, where it differs from UNSEEN.
+
+    >>> unseen({"norm_num_groups": 16, "attention_head_dim": None, "freq_shift": 1})
+    {'freq_shift': 1}
+    """
+    told = {name: config.get(name, signature(DDPMUNet.__init__).parameters[name].default) for name in UNSEEN}
+    return {name: value for name, value in told.items() if value != UNSEEN[name]}
 
 
 def ddpm_unet(config: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Network:
