@@ -89,9 +89,14 @@ def _velocity_of_diffusers(given: str, path: Path) -> Given:
 def _diffusers(network: Network, path: Path) -> Given:
     config = json.loads((path / "config.json").read_text())
     side = config.get("sample_size")
-    sha256 = digest({str(i): np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(network))})
     sides = range(side, side + 1) if isinstance(side, int) else None
-    return Given("diffusers", network, sha256, sides, weights.card(path).trained_until, ddpm_unet.unseen(config))
+    trained_until, unseen = weights.card(path).trained_until, ddpm_unet.unseen(config)
+    return Given("diffusers", network, sha256_of(network), sides, trained_until, unseen)
+
+
+def sha256_of(network: Network) -> str:
+    """Of a UNet of diffusers as it was read; not of its file, where attention layers have two names."""
+    return digest({str(i): np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(network))})
 
 
 def _guided(given: str, path: Path) -> Given:

@@ -1,6 +1,7 @@
 """CIFAR-10's published networks: trained anew, written as float16 with a card each, as `--dataset cifar10` loads them.
 
-A card says what the weights were made from, how, with what quality and SHA-256, and which command makes them anew.
+A card says what the weights were made from, how, with what quality, and which command makes them anew; its `sha256` is
+of the file's named arrays, `sha256_in_records` what a run that was given the network says of it.
 """
 
 import json
@@ -22,6 +23,7 @@ from ..compression.purifiers.identity import identity
 from ..compression.randomness import configurations
 from ..compression.records import digest, write_atomic
 from . import cifar10_classifier, cifar10_denoiser, cifar10_flow, cifar10_unet
+from .architectures import sha256_of
 from .cifar10_unet import Recipe
 from .configuration import CLASSIFIER, DENOISER, FLOW, ROBUST_CLASSIFIER
 from .progress import bar
@@ -63,9 +65,10 @@ def _classifier(name, path, dataset, recipe, loss, more=lambda network: {}) -> d
                      "precision": "bfloat16"},
         "command": f"purimetry train {name}",
     }
-    network = airbench(weights.load_published(path))
+    arrays = weights.load_published(path)
+    network = airbench(arrays)
     card |= classifier_quality(network, dataset) | more(network)
-    return write_card(path.parent, weights.load_published(path), dataset, card)
+    return write_card(path.parent, arrays, dataset, card, digest(arrays))
 
 
 def denoiser(
@@ -95,8 +98,10 @@ def _unet(name, folder, dataset, kind, recipe, settings, errors) -> dict:
                      "loss": f"squared error of the {kind.PREDICTS}", "augmentation": "mirrored",
                      "times": f"80 % with less noise than t = {kind.TRAINED_UNTIL} of 1000, 20 % any"},
         "command": f"purimetry train {name}",
-    } | unet_quality(kind.READ(folder), dataset, errors)
-    return write_card(folder, weights.load_published(folder / weights.DIFFUSERS), dataset, card)
+    }
+    network, arrays = kind.READ(folder), weights.load_published(folder / weights.DIFFUSERS)
+    card |= unet_quality(network, dataset, errors)
+    return write_card(folder, arrays, dataset, card, sha256_of(network))
 
 
 def classifier_quality(network: Network, dataset: Dataset) -> dict:
@@ -132,11 +137,14 @@ def write_half(path: Path, arrays: dict[str, np.ndarray]) -> None:
     write_atomic(path, save({name: np.ascontiguousarray(array, np.float16) for name, array in arrays.items()}))
 
 
-def write_card(folder: Path, arrays: dict[str, np.ndarray], dataset: Dataset, card: dict) -> dict:
+def write_card(
+    folder: Path, arrays: dict[str, np.ndarray], dataset: Dataset, card: dict, sha256_in_records: str
+) -> dict:
     """Write a network's card beside its weights, with what identifies them and their data, and return it."""
     card = {
         **card, "data": f"the {len(dataset.train_images):,} training images of {dataset.name}",
-        "data_sha256": dataset.fingerprint, "sha256": digest(arrays), "licence": "Apache-2.0",
+        "data_sha256": dataset.fingerprint, "sha256": digest(arrays),
+        "sha256_in_records": sha256_in_records, "licence": "Apache-2.0",
     }
     write_atomic(folder / "card.json", (json.dumps(card, indent=1) + "\n").encode())
     return card

@@ -63,7 +63,7 @@ def test_classifier_resumes_and_is_published_as_the_same_function(small, tmp_pat
     for name, array in cifar10_classifier.folded(whole).items():
         np.testing.assert_array_equal(arrays[name], array.astype(np.float16).astype(np.float32), err_msg=name)
     assert card == json.loads((tmp_path / CLASSIFIER).with_name("card.json").read_text())
-    assert card["sha256"] == digest(arrays) and card["training"]["epochs"] == 3
+    assert card["sha256"] == card["sha256_in_records"] == digest(arrays) and card["training"]["epochs"] == 3
 
     network, x = airbench(cifar10_classifier.folded(whole)), small.test_images
     with torch.no_grad():
@@ -155,6 +155,8 @@ def test_noisy_images_networks_resume_and_are_published_in_diffusers_format(name
     for name, tensor in whole.state_dict().items():
         np.testing.assert_array_equal(arrays[name], tensor.numpy().astype(np.float16).astype(np.float32), err_msg=name)
     assert weights.card(folder) == (kind.TRAINED_UNTIL, kind.PREDICTS) and card["sha256"] == digest(arrays)
+    read = architectures.velocity if kind.PREDICTS == "velocity" else architectures.denoiser
+    assert card["sha256_in_records"] == read(str(folder)).sha256
     assert set(json.loads((folder / "card.json").read_text())["noise_squared_error_by_t"]) == {"10", "600"}
     assert kind.READ(folder)(jnp.asarray(small.test_images[0]), jnp.float32(10)).shape == (32, 32, 3)
 
@@ -251,13 +253,15 @@ NAMED = [network for path in sorted((Path(__file__).parent.parent / "records").g
 """Networks of files that the committed runs say they measured."""
 
 
-def test_the_published_networks_are_those_of_the_committed_records():
+def test_the_published_networks_are_those_of_the_committed_records_and_their_cards_say_so():
     """Otherwise `--reuse` would refuse these runs."""
     c = Configuration(dataset="cifar10", samplers=("ddpm", "flow"), velocity="published").resolved()
     classifiers = map(architectures.classifier, (c.classifier, c.robust_classifier))
     published = [*classifiers, architectures.denoiser(c.denoiser), architectures.velocity(c.velocity)]
     known = [given.determinants for given in published]
     assert all(network in known for network in NAMED) and all(network in NAMED for network in known)
+    cards = [PUBLISHED / path.split("/")[0] / "card.json" for path in (CLASSIFIER, ROBUST_CLASSIFIER, DENOISER, FLOW)]
+    assert [json.loads(card.read_text())["sha256_in_records"] for card in cards] == [of.sha256 for of in published]
 
 
 def test_published_classifier_takes_images_of_one_size_only():
