@@ -16,6 +16,7 @@ from .attacks.search import attack_images
 from .attacks.square import square
 from .batches import over_images, shard_size
 from .losses import Criterion, View, defended, margin
+from .purifiers.identity import identity
 from .randomness import PROBE, step_key
 from .types import AttackResult, Classifier, Purifier
 
@@ -94,6 +95,12 @@ class Claim:
     def clean(self) -> Bool[np.ndarray, "n"]:
         """Whether each image is right without an attack."""
         return self.margins(self.images) < 0
+
+    @cached_property
+    def bare(self) -> Bool[np.ndarray, "n"]:
+        """Whether the classifier alone is right on each image."""
+        shared = self.classifier, identity
+        return over_images(partial(view_margin, defended), shared, self.images, self.labels, self.keys) < 0
 
     @cached_property
     def rise(self) -> dict[float, Float[np.ndarray, "n"]]:

@@ -22,6 +22,9 @@ TINY = 1e-6
 LOST = 0.1
 """Share of images without a usable gradient from which an attack is blind."""
 
+LUCK = 0.05
+"""Probability of as many right images by chance from which they may be right by chance."""
+
 TOLD = 4.0
 """Factor by which a small step along the gradient may gain more, or less, than the gradient promises."""
 
@@ -62,7 +65,8 @@ def truthful_gradients(claim: Claim) -> Iterator[Finding]:
 
 
 def no_budget(claim: Claim) -> Iterator[Finding]:
-    """At eps = 0 robust accuracy is clean accuracy, and clean accuracy is the one that is known."""
+    """At eps = 0 robust accuracy is clean accuracy, which is above chance, and the one that is known."""
+    yield from _no_better_than_chance(claim)
     tiny = ~claim.clean | (claim.margins(claim.attacked(TINY).x) >= 0)
     flipped = tiny & claim.clean
     if flipped.any():
@@ -77,6 +81,26 @@ def no_budget(claim: Claim) -> Iterator[Finding]:
             yield Finding("no_budget", "error", f"clean accuracy is {found:.1%} here, {known:.1%} was stated",
                           "use the same images, labels, preprocessing and weights in both",
                           {"clean": found, "stated": known})
+
+
+def _no_better_than_chance(claim: Claim) -> Iterator[Finding]:
+    """Clean images are right no more often than chance may have it; of too few to tell it says nothing."""
+    from scipy.special import bdtrc
+
+    chance, n = 1 / check_classifier(claim.classifier, claim.images[:1]), len(claim.clean)
+    by_chance = lambda right: bdtrc(int(right.sum()) - 1, n, chance)  # so many or more
+    if chance**n > LUCK or by_chance(claim.clean) <= LUCK:
+        return
+    found, alone = float(claim.clean.mean()), f"and the bare classifier is right on {claim.bare.mean():.1%}"
+    behind = claim.purifier is not identity
+    spoilt = behind and by_chance(claim.bare) <= LUCK
+    yield Finding("no_budget", "error" if found <= chance else "warning",
+                  f"clean accuracy is {found:.1%} on {n} images{f', {alone}' if behind else ''}, expected clearly more "
+                  f"than chance, {chance:.1%}",
+                  "the purifier leaves nothing to recognise: check its range of pixels, its order of channels and t*"
+                  if spoilt else "check that labels are numbered as the classifier's classes are, the normalisation, "
+                  "and the order of channels (RGB); or take more images, if that is all it can do",
+                  {"clean": found, "chance": chance, "bare": claim.bare.mean()})
 
 
 def rising_loss(claim: Claim) -> Iterator[Finding]:

@@ -46,6 +46,27 @@ def test_a_budget_that_breaks_nothing_is_measured_against_clean_accuracy():
     assert budgets.notes([robust(79), robust(86, 2), clean(80, 1), clean(90, 2)]) == []
 
 
+def preflight(sampler, t_star, outcome, check="no_budget"):
+    at = {"sampler": sampler, "t_star": t_star, "check": check, "outcome": outcome,
+          "found": f"{check}: clean accuracy is 12.5 %; check the labels"}
+    return Measurement("preflight", "flaws", float(outcome != "passed"), None, 8, "flaws", at, COLOUR)
+
+
+@pytest.mark.parametrize("value, found, said", [
+    (0, [], "but nothing is right without an attack either: check that labels are numbered as"),
+    (12, [preflight("none", 0, "error")], "but preflight finds of no purifier without an attack: clean accuracy is 12"),
+    (12, [preflight("ddpm", 1, "warning")], "but preflight finds of DDPM at t* = 1 without an attack: clean accuracy"),
+    (80, [preflight("ddpm", 1, "error", "transfer"), preflight("ddim", 1, "error"), preflight("none", 0, "passed")],
+     "so this budget does not tell purifiers apart"),
+])
+@pytest.mark.parametrize("left", ["nothing", "everything"])
+def test_a_budget_is_not_blamed_for_what_is_wrong_without_an_attack(value, found, said, left):
+    attacked = robust(value if left == "everything" else 0, se=0.0)
+    wrong = Measurement("rates", "clean_accuracy", float(value), 0.0, 48, "%", {"sampler": "ddpm", "t_star": 1}, COLOUR)
+    (note,) = budgets.notes([attacked, wrong, quantile(0.62 / 255, 50), *found])
+    assert said in note and ("suggests --eps" in note) == said.startswith("so this budget")
+
+
 def test_other_budgets_attacks_and_the_bare_classifier_say_nothing():
     assert budgets.notes([robust(0, 0, se=0), robust(0, attack="paper", se=0), robust(10)]) == []
     assert budgets.notes([robust(0, 1, se=0), robust(99, 2)]) == []  # the budget tells these two apart

@@ -11,7 +11,9 @@ import purimetry as pm
 from purimetry.compression import losses, preflight, preflight_attack
 from purimetry.compression.attacks import linf
 
-from .test_preflight import EPS, IMAGES, N, claim, found, noisy, only, rounded, shattered, sound
+from .test_preflight import (
+    ATTACK, CLASSES, EPS, IMAGES, KEYS, LABELS, N, claim, found, noisy, only, rounded, shattered, sound,
+)
 
 
 @pytest.mark.parametrize("criterion, scale", [(losses.margin, 1), (losses.cross_entropy, 0.1), (losses.margin, 1000)])
@@ -68,6 +70,35 @@ def test_a_defence_that_knows_clean_images():
 def test_a_clean_accuracy_that_is_not_the_one_that_was_stated():
     assert not found(preflight.no_budget, clean_accuracy=1.0)
     assert "100.0% here, 50.0% was stated" in only(preflight.no_budget, clean_accuracy=0.5).message
+
+
+def ours(shift, n=N, right=0):
+    """Labels of a perfect classifier, numbered otherwise but for the first `right`."""
+    return np.where(np.arange(n) < right, LABELS[:n], (LABELS[:n] + shift) % CLASSES)
+
+
+def labelled(labels, purifier):
+    n = len(labels)
+    return preflight.Claim(sound, purifier, IMAGES[:n], labels, KEYS[:n], EPS, attack=ATTACK)
+
+
+@pytest.mark.parametrize("labels, purifier, severity, message, remedy", [
+    (ours(1), pm.identity, "error", "clean accuracy is 0.0% on 24 images, expected clearly more than chance, 25.0%",
+     "numbered as the classifier's classes are, the normalisation, and the order of channels"),
+    (ours(1), noisy, "error", "0.0% on 24 images, and the bare classifier is right on 0.0%, expected", "numbered as"),
+    (LABELS, lambda x, key: 0 * x, "error", "the bare classifier is right on 100.0%", "the purifier leaves nothing"),
+    (ours(1, right=6), pm.identity, "error", "25.0% on 24", "numbered as"),
+    (ours(1, right=10), pm.identity, "warning", "41.7% on 24", "take more images"),  # 10 or more have p = 0.055
+    (ours(1, n=3), pm.identity, "error", "0.0% on 3", "numbered as"),
+])
+def test_a_clean_accuracy_that_may_be_chance(labels, purifier, severity, message, remedy):
+    (finding,) = preflight.no_budget(labelled(labels, purifier))
+    assert finding.severity == severity and message in finding.message and remedy in finding.remedy
+
+
+@pytest.mark.parametrize("labels", [ours(1, right=11), ours(1, n=2)], ids=["more than chance", "too few to tell"])
+def test_a_clean_accuracy_that_is_not_chance_or_of_too_few_images_passes(labels):
+    assert not list(preflight.no_budget(labelled(labels, noisy)))
 
 
 def test_a_loss_that_does_not_rise():

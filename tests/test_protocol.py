@@ -185,7 +185,7 @@ def test_evaluations_are_as_many_as_the_model_was_asked(this, view, draws):
     settings = {} if view is None else {"view": view}
     row, *_ = evaluate([this], PGD, counted, shifted, IMAGES[:4], LABELS[:4], KEYS[:4], EPS, **settings)
     jax.effects_barrier()
-    checked = 2  # check_classifier asks at two images
+    checked = 2 * 2  # check_classifier asks twice at two images
     assert row.gradients.tolist() == 4 * [4 * this.k * draws] and row.draws == draws
     assert count[0] - checked == row.evaluations.sum()
 
