@@ -49,6 +49,16 @@ def forget():
 
 
 @pytest.fixture
+def real_cifar10():
+    """The real CIFAR-10, which is too large to come with the code."""
+    from purimetry.compression.data.cifar import cifar10
+
+    if not os.environ.get("PURIMETRY_DATA"):
+        pytest.skip("PURIMETRY_DATA does not name a folder with CIFAR-10; `purimetry data cifar10` gets it")
+    return cifar10()
+
+
+@pytest.fixture
 def one_torch_thread():
     """For programs that are too small to be shared between threads."""
     torch = pytest.importorskip("torch")

@@ -269,11 +269,8 @@ def test_a_run_without_its_data_says_how_to_get_them(tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
-def test_the_real_cifar10_is_whole():
-    folder = os.environ.get("PURIMETRY_DATA")
-    if not folder:
-        pytest.skip("PURIMETRY_DATA does not name a folder with CIFAR-10; `purimetry data cifar10` gets it")
-    data = pm.cifar10(folder)
+def test_the_real_cifar10_is_whole(real_cifar10):
+    data = real_cifar10
     assert data.train_images.shape == (50_000, 32, 32, 3) and data.test_images.shape == (10_000, 32, 32, 3)
     assert (np.bincount(data.train_labels) == 5000).all() and (np.bincount(data.test_labels) == 1000).all()
     channels = data.train_images[:].mean((0, 1, 2), np.float64)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from purimetry.compression.records import Folder, Measurement
+from purimetry.compression.records import Folder, Measurement, load_arrays, save_arrays
 from purimetry.figures import style
 from purimetry.figures.minimum_perturbation import gaussian_survival, survival_steps
 
@@ -274,6 +274,14 @@ def test_minimum_perturbations_without_a_fit_are_drawn(tmp_path):
     path.write_text("".join(kept))
     labels = [label for axis in draw("minimum_perturbation", run).axes for label in axis.get_legend_handles_labels()[1]]
     assert "clean images" in labels and not any("fit" in label or "Gaussian" in label for label in labels)
+
+
+def test_minimum_perturbations_of_images_that_all_withstand_are_drawn(tmp_path):
+    run = SyntheticRun(tmp_path / "out", ("reverse",), (5,), eps=(0.1,), images=8, seeds=(3,)).write(*FIGURES)
+    for path in run.glob("minimum_perturbation/shards/*.npz"):
+        arrays = load_arrays(path)
+        save_arrays(path, {**arrays, "distance": np.full(8, 0.5), "censored": np.ones(8, bool)})
+    assert draw("minimum_perturbation", run).axes
 
 
 def test_survival_steps_are_the_share_of_images_beyond_each_budget():

@@ -11,7 +11,6 @@ import pytest
 
 from purimetry.compression import weights
 from purimetry.compression.batches import over_images
-from purimetry.compression.data.cifar import cifar10
 from purimetry.compression.networks import ddpm_unet, guided_unet, resnet, wide_resnet
 from purimetry.compression.networks.from_torch import from_torch
 
@@ -141,12 +140,10 @@ def test_imagenet_resnet_equals_torchs():
     assert_equal(ours, peer(normalised(x, resnet.IMAGENET)))
 
 
-def test_published_resnet20_has_its_accuracy_on_all_test_images():
-    if not {"PURIMETRY_DATA", "PURIMETRY_RESNET20"} <= os.environ.keys():
-        pytest.skip("needs PURIMETRY_DATA, a folder with cifar-10-batches-bin, and PURIMETRY_RESNET20, weights of "
-                    "akamaster/pytorch_resnet_cifar10 as .safetensors")
-    arrays = weights.load_published(os.environ["PURIMETRY_RESNET20"])
-    data = cifar10(os.environ["PURIMETRY_DATA"])
+def test_published_resnet20_has_its_accuracy_on_all_test_images(real_cifar10):
+    if "PURIMETRY_RESNET20" not in os.environ:
+        pytest.skip("PURIMETRY_RESNET20 does not name weights of akamaster/pytorch_resnet_cifar10 as .safetensors")
+    arrays, data = weights.load_published(os.environ["PURIMETRY_RESNET20"]), real_cifar10
     ours = over_images(lambda network, x: network(x), (resnet.resnet20(arrays),), data.test_images[:])
     peer = CifarResNet("A", (16, 32, 64), 3)
     peer.load_state_dict(peer.state_dict() | {name: torch.tensor(array) for name, array in arrays.items()})

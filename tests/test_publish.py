@@ -1,7 +1,6 @@
 """CIFAR-10's published networks: their training resumes, their files are what their cards say, a run loads them."""
 
 import json
-import os
 from importlib import import_module
 from pathlib import Path
 
@@ -13,7 +12,6 @@ import pytest
 import purimetry as pm
 from purimetry.compression import weights
 from purimetry.compression.batches import over_images
-from purimetry.compression.data.cifar import cifar10
 from purimetry.compression.data.dataset import Dataset
 from purimetry.compression.networks.airbench import airbench
 from purimetry.compression.records import RecordError, digest
@@ -205,11 +203,9 @@ def test_published_files_are_what_their_cards_say(path, file):
 
 
 @pytest.mark.parametrize("path", [CLASSIFIER, ROBUST_CLASSIFIER])
-def test_published_classifiers_have_their_cards_accuracy_on_all_test_images(path):
+def test_published_classifiers_have_their_cards_accuracy_on_all_test_images(path, real_cifar10):
     """But for images whose two largest logits are as near as float32 in another order may move them."""
-    if not (folder := os.environ.get("PURIMETRY_DATA")):
-        pytest.skip("PURIMETRY_DATA does not name a folder with CIFAR-10; `purimetry data cifar10` gets it")
-    data, card = cifar10(folder), json.loads((PUBLISHED / path).with_name("card.json").read_text())
+    data, card = real_cifar10, json.loads((PUBLISHED / path).with_name("card.json").read_text())
     assert (card["data_sha256"], card["test_images"]) == (data.fingerprint, 10_000)
     network = airbench(weights.load_published(PUBLISHED / path))
     logits = over_images(lambda network, x: network(x), (network,), data.test_images[:])
