@@ -1,6 +1,7 @@
 """The command line: purimetry list | data NAME | train NAME | run NAME | reproduce | report DIR."""
 
 import json
+import os
 import re
 import sys
 import warnings
@@ -167,15 +168,23 @@ def _decimal(word: str) -> str:
     return f"{part[1] or ''}{float(part[2]) / int(part[3])!r}" if part else word
 
 
+def console() -> int:
+    """The command `purimetry`: `main` of its arguments; 130 when interrupted."""
+    try:
+        return main()
+    except KeyboardInterrupt:
+        # Raised within JAX it may leave broken what JAX frees at the end: the process would crash after this message.
+        print("interrupted; the same command resumes where it stopped", file=sys.stderr, flush=True)
+        sys.stdout.flush()
+        os._exit(130)
+
+
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command; 0 on success, 1 on an error that the message explains, 130 when interrupted."""
+    """Run a command; 0 on success, 1 on an error that the message explains. KeyboardInterrupt when interrupted."""
     warnings.showwarning = progress.warn
     try:
         with insistent():
             _execute(parsed(arguments))
-    except KeyboardInterrupt:
-        print("interrupted; the same command resumes where it stopped", file=sys.stderr)
-        return 130
     except (ValueError, TypeError, FloatingPointError, OSError, MemoryError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -1,5 +1,6 @@
 """Progress bars with time left; silent when the output is not a terminal."""
 
+import multiprocessing
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -63,14 +64,29 @@ def bar(description: str) -> Iterator[Callable[..., None]]:
         yield lambda done, remark="": None
 
 
-def send_to(queue) -> None:
+class Queue:
+    """From many processes to one. Without a lock, since short messages are written whole: nothing of it has to be
+    undone when a process ends at once, and none that is ended while it writes keeps the others waiting.
+    """
+
+    def __init__(self):
+        self._reader, self._writer = multiprocessing.Pipe(duplex=False)
+
+    def put(self, message) -> None:
+        self._writer.send(message)
+
+    def get(self):
+        return self._reader.recv()
+
+
+def send_to(queue: Queue | None) -> None:
     """Send this process's bars to a queue, or show none if it is None."""
     global _queue
     _queue = queue if queue is not None else _Nowhere()
 
 
 @contextmanager
-def collected(queue) -> Iterator[None]:
+def collected(queue: Queue | None) -> Iterator[None]:
     """Show the bars that come from other processes by a queue, and this process's own, in one display."""
     global _progress
     if queue is None:
@@ -87,7 +103,7 @@ def collected(queue) -> Iterator[None]:
             _progress = None
 
 
-def _collect(progress, queue) -> None:
+def _collect(progress, queue: Queue) -> None:
     tasks = {}
     while (message := queue.get()) is not None:
         description, done, remark = message

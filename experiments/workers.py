@@ -30,7 +30,7 @@ class Workers:
         self._done: dict[Group, Future] = {}
         if count > 1:
             context = multiprocessing.get_context("spawn")  # a fork would copy JAX's locks without its threads
-            self.bars = context.SimpleQueue() if progress.shown() else None
+            self.bars = progress.Queue() if progress.shown() else None
             self.executor = ProcessPoolExecutor(count, context, _begin, (configuration, self.bars))
 
     def compute(

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -42,17 +43,19 @@ def velocity(y, t):
 """
 
 
-def start(run: tuple[str, ...], folder: Path, cache: Path, workers: int = 1) -> subprocess.Popen:
+def start(run: tuple[str, ...], folder: Path, cache: Path, workers: int = 1, before: str = "", **streams
+          ) -> subprocess.Popen:
     """A run in a process group of its own, that hears an interrupt even where the tests run in the background.
 
     Its compiled programs are for other runs of the test only, as a kill may leave half of one.
     """
-    script = ("import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
-              "from purimetry.experiments.command_line import main; sys.exit(main())")
+    script = (f"import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); {before}\n"
+              "from purimetry.experiments.command_line import console; sys.exit(console())")
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, **streams}
     options = ["--out", str(folder), "--cache", str(cache), "--workers", str(workers)]
     programs = {"JAX_COMPILATION_CACHE_DIR": str(folder.parent / "programs")}
-    return subprocess.Popen([sys.executable, "-c", script, *run, *options], stdout=subprocess.PIPE,
-                            stderr=subprocess.STDOUT, text=True, start_new_session=True, env=os.environ | programs)
+    return subprocess.Popen([sys.executable, "-c", script, *run, *options], text=True, start_new_session=True,
+                            env=os.environ | programs, **streams)
 
 
 def wait_for(process: subprocess.Popen, condition) -> None:
@@ -114,9 +117,27 @@ def test_killed_measurements_end_with_the_same_bytes(tmp_path):
 
 
 def test_interrupt_says_how_to_go_on(tmp_path):
-    process = start(TRAINED, tmp_path / "out", tmp_path / "cache")
+    """Also where freeing what JAX holds would crash, as it may once an interrupt was raised within it."""
+    crash = "import atexit, os; atexit.register(os.abort)"
+    process = start(TRAINED, tmp_path / "out", tmp_path / "cache", before=crash)
     wait_for(process, lambda: list((tmp_path / "cache").glob("classifier-*")))
     process.send_signal(signal.SIGINT)
     output = process.communicate(timeout=60)[0]
     assert process.returncode == 130
     assert "the same command resumes" in output
+
+
+def test_nothing_is_said_after_an_interrupt_of_workers_with_bars(tmp_path):
+    screen, terminal = os.openpty()
+    with os.fdopen(screen, "rb", buffering=0) as screen:
+        process = start(TRAINED, tmp_path / "out", tmp_path / "cache", workers=2, stdout=terminal, stderr=terminal)
+        os.close(terminal)
+        shown = b""
+        while b"train denoiser" not in shown:
+            shown += screen.read(10_000)
+        process.send_signal(signal.SIGINT)
+        with suppress(OSError):  # says that no process has the terminal any more, nor will say anything
+            while True:
+                shown += screen.read(10_000)
+    assert process.wait() == 130
+    assert shown.decode().splitlines()[-1].endswith("the same command resumes where it stopped")
