@@ -95,7 +95,7 @@ def rate_images(purifier: Purifier, images, keys: Keys, eps, *, draws: int = 32)
     return over_images(partial(expected_rates, draws=draws), (purifier,), images, keys, budgets, name="rate")
 
 
-def adversarial_rate(purifier: Purifier, classifier: Classifier, x: Image, label: Label, key: Key) -> Scalar:
+def adversarial_rate(classifier: Classifier, purifier: Purifier, x: Image, label: Label, key: Key) -> Scalar:
     """The rate along the direction that matters: ||J_f^T g||_1 / ||g||_1 (ours).
 
     g is the gradient of the classifier's margin at the anchor f_xi(x). Under an l_inf budget eps at the input,

@@ -22,6 +22,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+from jaxtyping import Float
 
 from ..compression.batches import over_images
 from ..compression.prediction import (
@@ -55,7 +56,7 @@ def probes(bench: Workbench, cell: Cell, eps: float) -> Arrays:
         rivals = over_images(likely_rivals, shared[:1], anchors(bench, cell, seed)["anchor"], labels, compressed)
         found = short_attack(*shared, images, labels, keys, eps, rivals, together(images))
         return {
-            "adversarial_rate": over_images(adversarial_rate, shared[::-1], images, labels, keys),
+            "adversarial_rate": over_images(adversarial_rate, shared, images, labels, keys),
             "first_order": over_images(first_order_margin, shared, images, labels, keys, budget),
             **found._asdict(),
         }
@@ -187,6 +188,7 @@ def _scores(
     yield emit("mean_absolute_error", np.abs(found).mean(), spread(absolute), points)
     yield emit("mean_absolute_error_low", np.quantile(absolute, 0.025), None, points)
     yield emit("mean_absolute_error_high", np.quantile(absolute, 0.975), None, points)
+    yield emit("mean_absolute_error_by_chance", by_chance(resampled), None, points)
     yield emit("largest_error", np.abs(found).max(), spread(np.abs(resampled).max(1)), points)
     yield emit("bias", found.mean(), spread(resampled.mean(1)), points)
     for eps in bench.configuration.eps:
@@ -204,6 +206,18 @@ def _scores(
     cost = lambda images: 100 * evidence.spent[name][images].mean() / max(1, evidence.attack[images].mean())
     yield emit("cost", cost(everyone), spread(np.array([cost(images) for images in samples])),
                "% of the converged attack's gradients")
+
+
+def by_chance(resampled: Float[np.ndarray, "resamples cells"]) -> float:
+    """The mean absolute error that so few images show of a predictor whose errors over all images are 0.
+
+    resampled: its errors in each cell, from images drawn anew with replacement.
+
+    >>> errors = np.random.default_rng(0).normal(loc=5, scale=2, size=(100_000, 3))
+    >>> round(by_chance(errors) / (2 * (2 / np.pi) ** 0.5), 2)
+    1.0
+    """
+    return float(np.abs(resampled - resampled.mean(0)).mean())
 
 
 def _sigmoids(bench: Workbench, evidence: Evidence, samples: np.ndarray) -> Iterator[Measurement]:

@@ -44,7 +44,9 @@ def _unbelieved(records: list[Measurement]) -> str:
 def _error(records: list[Measurement], predictor: str) -> str:
     quantities = ("mean_absolute_error", "mean_absolute_error_low", "mean_absolute_error_high", "largest_error")
     mean, low, high, largest = (predictors.overall(records, quantity, predictor).value for quantity in quantities)
-    return f"{mean:.1f} points on average (95 % interval {low:.1f} to {high:.1f}; at worst {largest:.1f})"
+    chance = find(records, "mean_absolute_error_by_chance", predictor=predictor)
+    said = f"; {chance.value:.1f} would be chance" if chance else ""
+    return f"{mean:.1f} points on average (95 % interval {low:.1f} to {high:.1f}{said}; at worst {largest:.1f})"
 
 
 def _sigmoid(records: list[Measurement]) -> str:

@@ -46,6 +46,7 @@ def _scores(records: list[Measurement]) -> Table:
         return {
             "predictor": predictors.name(predictor),
             "mean error (points)": interval("mean_absolute_error", predictor, 1),
+            "by chance (points)": score("mean_absolute_error_by_chance", predictor),
             "largest error (points)": score("largest_error", predictor),
             "bias (points)": score("bias", predictor),
             "rank correlation": interval("spearman", predictor, 3),
@@ -59,8 +60,9 @@ def _scores(records: list[Measurement]) -> Table:
     measured = select(records, "measured_robust_accuracy")
     note = (
         f"Over {len(measured)} purifiers and budgets, n = {measured[0].n} images each, best first; brackets are 95 % "
-        "bootstrap intervals, ± bootstrap standard errors over images. Agreement: images whose own prediction is "
-        "right, with its standard error over images. Gradients and cost count those through the purifier."
+        "bootstrap intervals, ± bootstrap standard errors over images. By chance: the mean error that so few images "
+        "would show of a predictor without error. Agreement: images whose own prediction is right, with its standard "
+        "error over images. Gradients and cost count those through the purifier."
     )
     return Table("Predicted against measured robust accuracy", [*map(row, best_first)], note)
 

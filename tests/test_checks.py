@@ -211,7 +211,7 @@ def test_what_a_newcomer_may_give(call, error, message):
 
 
 @pytest.mark.parametrize("function, given", [
-    (pm.adversarial_rate, (pm.identity, FLAT, GOOD, 0, KEYS[0])),
+    (pm.adversarial_rate, (FLAT, pm.identity, GOOD, 0, KEYS[0])),
     (pm.compression_rate, (pm.identity, GOOD, GOOD, KEYS[0])),
     (pm.expected_rates, (pm.identity, GOOD, KEYS[0], 0.1)),
     (pm.first_order_margin, (FLAT, pm.identity, GOOD, 0, KEYS[0], 0.1)),

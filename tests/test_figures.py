@@ -170,6 +170,7 @@ class SyntheticRun:
             at = {"predictor": predictor}
             for quantity, value, unit in (
                 ("mean_absolute_error", bias[predictor], "points"),
+                ("mean_absolute_error_by_chance", bias[predictor] / 4, "points"),
                 ("largest_error", 2 * bias[predictor], "points"),
                 ("bias", bias[predictor], "points"),
                 ("spearman", 0.9 + rank / 100, "rank correlation"),

@@ -169,7 +169,7 @@ def test_adversarial_rate_predicts_a_linear_defence_image_by_image():
     slope = WEIGHTS[(int(LABEL) + 1) % 4] - WEIGHTS[LABEL]
     anchor_margin = float(pm.margin(two(purifier(X, KEY)), jnp.int32(0)))
     distance = -anchor_margin / np.abs(slope).sum()
-    rate = float(pm.adversarial_rate(purifier, two, X, jnp.int32(0), KEY))
+    rate = float(pm.adversarial_rate(two, purifier, X, jnp.int32(0), KEY))
     breaking = -anchor_margin / np.abs(slope @ MATRIX).sum()
     seen = np.array([distance]), np.array([False])
     assert image_wise(*seen, np.array([rate]), 0.99 * breaking).all()

@@ -66,7 +66,7 @@ def test_hutchinson_standard_error_is_the_spread_of_its_estimates():
 def test_adversarial_rate_of_a_linear_classifier():
     matrix = jax.random.normal(jax.random.key(5), (16, 16)) / 4
     weights = jax.random.normal(jax.random.key(6), (2, 16))
-    found = pm.adversarial_rate(linear(matrix), lambda x: weights @ x.ravel(), X, jnp.int32(0), KEY)
+    found = pm.adversarial_rate(lambda x: weights @ x.ravel(), linear(matrix), X, jnp.int32(0), KEY)
     gradient = weights[1] - weights[0]
     np.testing.assert_allclose(found, jnp.abs(matrix.T @ gradient).sum() / jnp.abs(gradient).sum(), rtol=1e-5)
 

@@ -102,6 +102,19 @@ def test_the_table_of_cifar10_is_what_the_records_say(page, run, columns):
             assert any(row[-columns:] == cells and row[-columns - 1] in names for row in rows), (sampler, quantity)
 
 
+def test_what_chance_contributes_is_what_the_records_say():
+    by = {run: {m.at["predictor"]: f"{m.value:.1f}" for m in read_records(ROOT / "records" / run)
+                if m.quantity == "mean_absolute_error_by_chance"} for run in ("cifar10_pooled", "digits")}
+    said, digits = by["cifar10_pooled"], by["digits"]
+    assert f"{said['survival_anchor']} are what 96 images would show of a law without error" in README
+    for name, words in (("survival_anchor", " of a law without error, by chance"), ("image_wise", " by chance"),
+                        ("adversarial_rate", " by chance")):
+        assert f"{said[name]}{words}" in PAGES["docs/cifar10.md"]
+    papers = [digits[name] for name in ("survival_clean", "survival_anchor", "image_wise")]
+    theirs, ours = f"{min(papers)} to {max(papers)}", digits["extrapolated_attack"]
+    assert f"{theirs} points of the paper's predictors and {ours} of ours" in PAGES["docs/digits.md"]
+
+
 COMMANDS = sorted({
     *re.findall(r"`purimetry ([^`]+)`", TEXT), *re.findall(r"^purimetry ([^#\n]+)", README, re.MULTILINE),
     *(f"reproduce {told}" for told in re.findall(r'ARGS="?([^`"]+)', TEXT)),

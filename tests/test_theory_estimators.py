@@ -113,7 +113,7 @@ def test_jacobian_and_its_rms_rate(kind, d):
 def test_adversarial_rate_of_a_linear_classifier(kind, d):
     purifier, closed, x = purifier_of(d, kind)
     weights = np.random.default_rng(1).normal(size=(2, d))
-    found = adversarial_rate(purifier, linear(weights, np.zeros(2)), x, jnp.int32(0), KEY)
+    found = adversarial_rate(linear(weights, np.zeros(2)), purifier, x, jnp.int32(0), KEY)
     gradient = weights[1] - weights[0]
     pulled = closed.jacobian_product(gradient.reshape(x.shape)).ravel()
     exact = survival.directional_rate(gradient, pulled, np.inf)
@@ -140,6 +140,6 @@ def test_minimum_perturbation_of_the_defence_is_the_anchors_over_its_adversarial
         exact = survival.composed_distance(margins, gradients, pulled[None], np.inf).exact
         # The bisection resolves 0.1 / 2^5; logits are float32 of size sqrt(d), over a slope of size d.
         assert abs(distance - exact) < 0.1 / 2**5 + 1e-5
-        rate = adversarial_rate(purifier, classifier, jnp.asarray(image), jnp.int32(0), KEY)
+        rate = adversarial_rate(classifier, purifier, jnp.asarray(image), jnp.int32(0), KEY)
         of_anchor = survival.linear_distance(weights, bias, anchor, 0, np.inf)
         assert of_anchor / rate == pytest.approx(exact, rel=1e-3)  # the margin is a difference of larger float32
