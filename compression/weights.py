@@ -112,8 +112,9 @@ def _load_torch(path: Path) -> dict[str, np.ndarray]:
         if len(nested) > 1:
             raise RecordError(f"{path} holds several state dicts, {', '.join(nested)}; save the one that is meant")
         tensors = tensors[nested[0]]
-    if not isinstance(tensors, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
-        raise RecordError(f"{path} is not a flat dictionary of tensors, nor has it one under {', '.join(NESTED)}; save "
+    named = lambda name, tensor: isinstance(name, str) and isinstance(tensor, torch.Tensor)
+    if not isinstance(tensors, dict) or not all(map(named, tensors, tensors.values())):
+        raise RecordError(f"{path} is not a flat dictionary of named tensors, nor has it one under {', '.join(NESTED)}; save "
                           "the model's state_dict() itself")
     numbers = lambda tensor: (tensor.float() if tensor.is_floating_point() else tensor).numpy(force=True)
     return {name: _array(path, name, lambda: numbers(tensor)) for name, tensor in tensors.items()}
@@ -178,16 +179,28 @@ def other_schedule(folder: Path | str) -> dict[str, Any]:
 
     folder: holds `scheduler_config.json` beside `config.json`, or lies beside the pipeline's folder `scheduler`.
 
-    Empty where there is none. ValueError where it says that the network predicts something else than noise.
+    Empty where there is none. RecordError where it does not parse, ValueError where it says that the network predicts
+    something else than noise.
     """
     folder, other = Path(folder), {}
     for path in (folder / SCHEDULER, folder.parent / "scheduler" / SCHEDULER):
-        told = json.loads(path.read_text()) if path.exists() else {}
+        told = _scheduler(path) if path.exists() else {}
         if (predicts := told.get("prediction_type", "epsilon")) != "epsilon":
             raise ValueError(f"{path} says that the network predicts {predicts}, expected epsilon, the noise; give a "
                              "copy of the network's folder without it, and what is read to pm.from_v or pm.from_x0")
         other |= {name: told[name] for name, ours in LINEAR.items() if told.get(name, ours) != ours}
     return other
+
+
+def _scheduler(path: Path) -> dict:
+    try:
+        told = json.loads(path.read_text())
+        if not isinstance(told, dict):
+            raise ValueError(f"holds a {type(told).__name__}")
+    except (OSError, ValueError) as error:
+        raise RecordError(f"{path} is not a scheduler's configuration ({error}); download it again, or give a copy of "
+                          "the network's folder without it") from error
+    return told
 
 
 def _config(folder: Path) -> dict:

@@ -22,9 +22,13 @@ from ..compression.training import losses, loop, robust
 from ..compression.weights import fingerprint, load_tree, save_tree
 from .configuration import Training, default_cache
 from .progress import bar
+from .workers import is_reproducible
 
 CHECKPOINT = 100
 """Steps between saved training states."""
+
+SCRIPTS = "scripts"
+"""Folder in the cache of what processes of many threads have trained: no run takes it, for it has other last digits."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,8 @@ def trained(
 
     training: 1500 and 4000 steps unless told, on the digits 100 s. A run on the same data takes the same, but for
         CIFAR-10, of which it takes larger ones that come with Purimetry: `published` reads those.
-    cache: folder of trained weights, the runs' own unless told.
+    cache: folder of trained weights, the runs' own unless told. What a run has trained is taken; what is trained here,
+        on many threads, is kept apart from it.
 
     Raises ValueError for a data set without training images.
     """
@@ -188,8 +193,11 @@ def _trained(*what) -> tuple[Network, str]:
 def _watched(name, build, determinants, loss, recipe, seed, dataset, cache, watch=None):
     """The network, its SHA-256, and what `watch` says of its weights after each step, None where nothing is asked."""
     mark = fingerprint(determinants, recipe.__dict__, losses.VERSION, seed, dataset.fingerprint)
+    cache = Path(cache)
+    if not (cache / f"{name}-{mark}.safetensors").exists() and not is_reproducible():
+        cache /= SCRIPTS
     finished, unfinished, watched = (
-        Path(cache) / f"{name}-{mark}{end}.safetensors" for end in ("", "-training", "-watched"))
+        cache / f"{name}-{mark}{end}.safetensors" for end in ("", "-training", "-watched"))
     network = pure(nnx.eval_shape(build))  # without weights: initialising them takes seconds
     found, seen, whole = _load(finished, network.state), None, True
     if watch is not None:

@@ -148,6 +148,11 @@ def reproducible() -> None:
     os.environ["JAX_DEFAULT_MATMUL_PRECISION"] = "highest"
 
 
+def is_reproducible() -> bool:
+    """Whether this process has one thread, as those of `reproducible` have; sums are in another order otherwise."""
+    return os.environ.get("NPROC") == "1"
+
+
 def _begin(configuration: Configuration, bars) -> None:
     """Make a worker."""
     global _bench

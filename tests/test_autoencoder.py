@@ -134,6 +134,7 @@ def tiny(seed=0):
 
 def test_autoencoders_are_cached_by_what_determines_them(tmp_path, monkeypatch):
     """Not trained here; images are given as bytes, which `loop.fit` takes."""
+    monkeypatch.setenv("NPROC", "1")
     given = []
 
     def untrained(network, loss, images, labels, recipe, seed, state, on_step):
@@ -159,7 +160,8 @@ def test_autoencoders_are_cached_by_what_determines_them(tmp_path, monkeypatch):
     assert len(given) == 10  # a sigma that is the encoder's has no start
 
 
-def test_a_short_training_moves_a_learned_sigma(tmp_path):
+def test_a_short_training_moves_a_learned_sigma(tmp_path, monkeypatch):
+    monkeypatch.setenv("NPROC", "1")
     what = Training(), tiny(), tmp_path, models.Bottleneck(2, channels=(4,), steps=2, batch=4)
     network, _ = models.autoencoder(*what)
     assert abs(network.module.sigma / 0.5 - 1) > 1e-3

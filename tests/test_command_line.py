@@ -141,7 +141,8 @@ def test_a_measurement_says_what_determines_it(tmp_path):
     assert {"configuration", "versions", "device", "data_sha256", "weights_sha256", "seed"} == set(found.run)
 
 
-def test_trained_weights_are_cached_and_rebuilt_when_damaged(tmp_path):
+def test_trained_weights_are_cached_and_rebuilt_when_damaged(tmp_path, monkeypatch):
+    monkeypatch.setenv("NPROC", "1")
     training, dataset = Training(classifier_steps=3, classifier_channels=(4,)), digits()
     first = models.classifier(training, dataset, tmp_path)[1]
     (path,) = tmp_path.iterdir()
@@ -153,6 +154,23 @@ def test_trained_weights_are_cached_and_rebuilt_when_damaged(tmp_path):
         assert models.classifier(training, dataset, tmp_path)[1] == first
     assert models.classifier(replace(training, classifier_steps=4), dataset, tmp_path)[1] != first
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_no_run_takes_what_a_script_has_trained_on_many_threads(tmp_path, monkeypatch):
+    what = Training(classifier_steps=1, classifier_channels=(4,)), digits(), tmp_path
+    names = lambda: sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.safetensors"))
+    monkeypatch.delenv("NPROC", raising=False)
+    models.classifier(*what)
+    (scripts,) = names()
+    assert scripts.startswith("scripts/classifier-")
+    monkeypatch.setenv("NPROC", "1")
+    models.classifier(*what)
+    runs = scripts.removeprefix("scripts/")
+    assert names() == [runs, scripts]
+    (tmp_path / scripts).unlink()
+    monkeypatch.delenv("NPROC")
+    models.classifier(*what)  # but a script takes what a run has trained
+    assert names() == [runs]
 
 
 def test_the_test_split_is_fixed_and_stratified():

@@ -161,6 +161,13 @@ def test_a_pipelines_scheduler_has_a_say(place, tmp_path):
         weights.ddpm_unet(folder)
 
 
+@pytest.mark.parametrize("text", ["{", "[]", '"linear"'])
+def test_a_scheduler_that_says_nothing_of_the_kind_is_refused(text, tmp_path):
+    (tmp_path / "scheduler_config.json").write_text(text)
+    with pytest.raises(RecordError, match="scheduler_config.json is not a scheduler's configuration .*; download it"):
+        weights.other_schedule(tmp_path)
+
+
 def test_a_card_says_until_when_a_network_was_trained_and_what_it_predicts(tmp_path):
     assert weights.card(tmp_path) == (None, None)
     (tmp_path / "card.json").write_text('{"loss": 0.03}')
@@ -331,13 +338,13 @@ def test_tensors_that_cannot_become_arrays_are_named(changed, tmp_path):
 
 @pytest.mark.peer
 @pytest.mark.parametrize("content, message", [
-    ({"weights": {"a": 1}}, "not a flat dictionary of tensors, nor has it one under state_dict, "),
+    ({"weights": {"a": 1}}, "not a flat dictionary of named tensors, nor has it one under state_dict, "),
     ({"state_dict": {"model": {}}}, "not a flat dictionary"),  # one level
     ({"model": {}, "ema": {}}, "holds several state dicts, model, ema; save the one that is meant"),
     ({"a": Harmful()}, "holds more than tensors"), ({"a": {"b": 1}}, "not a flat dictionary"), ([1], "not a flat dict"),
     (None, "damaged"),
 ])
-def test_pytorch_files_hold_tensors_or_are_refused(content, message, tmp_path, monkeypatch):
+def test_pytorch_files_hold_named_tensors_or_are_refused(content, message, tmp_path, monkeypatch):
     torch = pytest.importorskip("torch")
     monkeypatch.chdir(tmp_path)
     torch.save(content, "w.pth")
@@ -346,3 +353,11 @@ def test_pytorch_files_hold_tensors_or_are_refused(content, message, tmp_path, m
     with pytest.raises(RecordError, match=message):
         weights.load_published("w.pth")
     assert not (tmp_path / "harm").exists()
+
+
+@pytest.mark.peer
+def test_tensors_that_are_numbered_are_refused(tmp_path):
+    torch = pytest.importorskip("torch")
+    torch.save({0: torch.ones(2)}, tmp_path / "w.pth")
+    with pytest.raises(RecordError, match="not a flat dictionary of named tensors"):
+        weights.load_published(tmp_path / "w.pth")

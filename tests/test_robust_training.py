@@ -139,7 +139,8 @@ def test_adversarial_training_makes_robust():
         assert gained.mean() > 3 * gained.std() / 10, {k: v.mean() for k, v in standing.items()}  # of 100 images
 
 
-def test_the_robust_classifier_is_cached_by_what_determines_it_and_changes_nobody_elses_name(tmp_path):
+def test_the_robust_classifier_is_cached_by_what_determines_it_and_changes_nobody_elses_name(tmp_path, monkeypatch):
+    monkeypatch.setenv("NPROC", "1")
     training = Training(classifier_steps=2, robust_steps=2, robust_eps=0.1, classifier_channels=(8,))
     other = replace(training, robust_eps=0.05)
     kinds = lambda: sorted(path.name.split("-")[0] for path in tmp_path.iterdir())
