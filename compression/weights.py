@@ -114,8 +114,8 @@ def _load_torch(path: Path) -> dict[str, np.ndarray]:
         tensors = tensors[nested[0]]
     named = lambda name, tensor: isinstance(name, str) and isinstance(tensor, torch.Tensor)
     if not isinstance(tensors, dict) or not all(map(named, tensors, tensors.values())):
-        raise RecordError(f"{path} is not a flat dictionary of named tensors, nor has it one under {', '.join(NESTED)}; save "
-                          "the model's state_dict() itself")
+        raise RecordError(f"{path} is not a flat dictionary of named tensors, nor has it one under {', '.join(NESTED)};"
+                          " save the model's state_dict() itself")
     numbers = lambda tensor: (tensor.float() if tensor.is_floating_point() else tensor).numpy(force=True)
     return {name: _array(path, name, lambda: numbers(tensor)) for name, tensor in tensors.items()}
 
