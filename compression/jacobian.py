@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 from matfree import decomp, eig, stochtrace
 
+from .batches import over_draws
 from .checks import check_image
 from .randomness import PROBE, step_key
 from .rates import Estimate, root
@@ -103,7 +104,7 @@ def largest_singular_values(purifier: Purifier, x: Image, key: Key, *, k: int, i
     product = lambda v: push(purifier, x, key, v)
     decompose = eig.svd_partial(decomp.bidiag(iterations))
     left, values, right = (a[:k] for a in decompose(*_krylov(product, x, key)))
-    back = jax.vmap(jax.linear_transpose(product, x))(left)[0]
+    back = over_draws(jax.linear_transpose(product, x), left, x)[0]
     off = back - values[:, None, None, None] * right
     return Singular(values, right, left, jnp.linalg.norm(off.reshape(k, -1), axis=1))
 
