@@ -23,6 +23,9 @@ SHARD, VALUES = 64, 49_152
 """Images that a device is given in one compiled call: at most SHARD, and no more than VALUES numbers of them in all (16
 CIFAR images), for what a gradient keeps of a large image is large."""
 
+CIFAR = 3_072
+"""Numbers of a CIFAR image. The sizes that measurements ask for were chosen at images of so many, or fewer."""
+
 BYTES = 98_304
 """Memory for each of those numbers where the device says how much it has (accelerators do). A gradient through Ho et
 al.'s UNet holds 21 kB, through up to 16 steps at most 72; a rate holds several draws."""
@@ -117,15 +120,53 @@ def call_size(rows: Any) -> int:
     return _told.get() or shard_size(rows)
 
 
+def at_most(size: int, images: Any) -> int:
+    """Images that a measurement gives a device in one compiled call: `size`, of large ones no more than `call_size`.
+
+    More may not fit the memory, and a CPU does not say that it is full: it ends the process.
+
+    >>> at_most(32, np.zeros((500, 32, 32, 3))), at_most(32, np.zeros((9, 64, 64, 3)))
+    (32, 4)
+    """
+    return size if _largest(images) <= CIFAR else min(size, call_size(images))
+
+
+def over_draws(function: Callable, draws: Any, image: Any) -> Any:
+    """`vmap` of a function over what is drawn for one image; of a large image in turns, each of `shard_size` draws.
+
+    A gradient recomputes each turn, for else it would keep what all of them hold. `calls_of` has no say here, for it is
+    not heard where the program is compiled already.
+
+    draws: a pytree with the draws along the first axis. image: one as large as what the function works on.
+
+    >>> over_draws(lambda draw: 2 * draw, jnp.arange(3.0), np.zeros((256, 256, 3))).tolist()
+    [0.0, 2.0, 4.0]
+    """
+    together = _fit(image.size)
+    if image.size <= CIFAR or together >= len(jax.tree.leaves(draws)[0]):
+        return jax.vmap(function)(draws)
+    return jax.lax.map(jax.checkpoint(function), draws, batch_size=together)
+
+
 def shard_size(rows: Any) -> int:
     """Rows of a pytree of arrays that make one compiled call, a power of two.
 
     >>> shard_size(np.zeros((500, 8, 8, 1))), shard_size(np.zeros((500, 32, 32, 3))), shard_size(np.zeros((9, 5000)))
     (64, 16, 8)
     """
-    largest, memory = max(leaf.size // len(leaf) for leaf in jax.tree.leaves(rows)), _memory()
+    return _fit(_largest(rows))
+
+
+def _fit(size: int) -> int:
+    """Rows of so many numbers each that make one compiled call."""
+    memory = _memory()
     values = VALUES if memory is None else memory // BYTES
-    return min(SHARD, 1 << (max(1, values // largest).bit_length() - 1))
+    return min(SHARD, 1 << (max(1, values // size).bit_length() - 1))
+
+
+def _largest(rows: Any) -> int:
+    """Numbers of a row, in the array that has most of them."""
+    return max(leaf.size // len(leaf) for leaf in jax.tree.leaves(rows))
 
 
 @cache

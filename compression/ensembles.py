@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from .batches import over_draws
 from .losses import Criterion, margin, margins
 from .randomness import redraws
 from .types import Classifier, Image, Key, Label, Logits, Loss, Objective, Purifier
@@ -57,7 +58,7 @@ def ensemble_classifier(
         raise ValueError(f"an ensemble needs at least 1 draw, got {draws}; raise draws")
 
     def decide(x: Image, key: Key) -> Logits:
-        return combine(jax.vmap(lambda xi: classifier(purifier(x, xi)))(redraws(key, draws)))
+        return combine(over_draws(lambda xi: classifier(purifier(x, xi)), redraws(key, draws), x))
 
     return decide
 

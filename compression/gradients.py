@@ -8,6 +8,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
 from .attacks.l2 import steepest
+from .batches import over_draws
 from .callables import as_pytree
 from .checks import check_image
 from .losses import Criterion, View, defended, margin
@@ -32,7 +33,7 @@ def expectation_over_randomness(loss: Loss, draws: int) -> Loss:
         raise ValueError(f"an expectation needs at least 1 draw, got {draws}; raise draws")
 
     def mean(x: Image, key: Key) -> Objective:
-        objectives = jax.vmap(lambda xi: loss(x, xi))(redraws(key, draws))
+        objectives = over_draws(lambda xi: loss(x, xi), redraws(key, draws), x)
         return jax.tree.map(lambda values: values.mean(0), objectives)
 
     return mean

@@ -4,6 +4,7 @@ The one module that touches matfree, which renames things between minor versions
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 from matfree import decomp, eig, stochtrace
 
+from .batches import over_draws
 from .checks import check_image
 from .randomness import PROBE, step_key
 from .rates import Estimate, root
@@ -44,11 +46,11 @@ def rms_rate_hutchinson(purifier: Purifier, x: Image, key: Key, *, draws: int = 
     """
     if draws < 2:
         raise ValueError(f"a standard error needs at least 2 draws, got {draws}; raise draws")
-    estimate = stochtrace.estimator_monte_carlo_mean_and_sem(
-        stochtrace.monte_carlo_frobeniusnorm_squared(), sampler=stochtrace.sampler_signs(x, num=draws)
-    )
-    mean, sem = estimate(lambda v: push(purifier, x, key, v), step_key(key, PROBE, 1))
-    unbiased = sem * jnp.sqrt(draws / (draws - 1))  # matfree divides by n where the sample variance has n - 1
+    square, signs = stochtrace.monte_carlo_frobeniusnorm_squared(), stochtrace.sampler_signs(x, num=draws)
+    product = partial(push, purifier, x, key)
+    squares = over_draws(partial(square, product), signs(step_key(key, PROBE, 1)), x)  # matfree's own: all at once
+    mean, sem = squares.mean(), squares.std() / jnp.sqrt(draws)
+    unbiased = sem * jnp.sqrt(draws / (draws - 1))
     return root(Estimate(mean / x.size, unbiased / x.size))
 
 
@@ -103,7 +105,7 @@ def largest_singular_values(purifier: Purifier, x: Image, key: Key, *, k: int, i
     product = lambda v: push(purifier, x, key, v)
     decompose = eig.svd_partial(decomp.bidiag(iterations))
     left, values, right = (a[:k] for a in decompose(*_krylov(product, x, key)))
-    back = jax.vmap(jax.linear_transpose(product, x))(left)[0]
+    back = over_draws(jax.linear_transpose(product, x), left, x)[0]
     off = back - values[:, None, None, None] * right
     return Singular(values, right, left, jnp.linalg.norm(off.reshape(k, -1), axis=1))
 

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from .attacks import linf
-from .batches import over_images
+from .batches import over_draws, over_images
 from .checks import (
     check_budget, check_classifier, check_image, check_images, check_keys, check_labels, check_positive, check_shape,
 )
@@ -148,7 +148,7 @@ def likely_rivals(classifier: Classifier, anchor: Image, label: Label, eps: Budg
     there, sizes, unused = margins(classifier(anchor), label), jnp.asarray(STEP_SIZES), jax.random.key(0)
     candidates = jnp.argsort(-there)[: min(CANDIDATES, there.shape[0] - 1)]
     towards = lambda rival: path(sizes, classifier, identity, anchor, label, unused, eps, rival, anchor)
-    return candidates[jnp.argsort(-jax.vmap(towards)(candidates).heights.max(1))][:RIVALS]
+    return candidates[jnp.argsort(-over_draws(towards, candidates, anchor).heights.max(1))][:RIVALS]
 
 
 class ShortAttack(NamedTuple):

@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 
 from .attacks.iterative import Iterative, redrawn
 from .attacks.search import attack_images
-from .batches import over_images, shard_size
+from .batches import over_draws, over_images, shard_size
 from .ensembles import Pooled
 from .gradients import eot, straight_through
 from .losses import Criterion, View, defended, margin
@@ -307,7 +307,7 @@ class Verdict(NamedTuple):
 def _right(view, held, n, classifier, purifier, x, label, key, first) -> Verdict:
     number = first + jnp.arange(n)
     xis = key[None] if held else jax.vmap(partial(redraw, step_key(key, JUDGE, 0)))(number)
-    margins = jax.vmap(lambda xi: view(classifier, purifier, label, margin)(x, xi).margins)(xis)
+    margins = over_draws(lambda xi: view(classifier, purifier, label, margin)(x, xi).margins, xis, x)
     largest = margins.max(1)
     return Verdict(largest, jnp.where(largest < 0, label, margins.argmax(1)))
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from .batches import over_images
+from .batches import over_draws, over_images
 from .checks import check_budget, check_image, check_images, check_keys, check_shape
 from .losses import margin
 from .randomness import PROBE, step_key
@@ -72,7 +72,7 @@ def expected_rates(purifier: Purifier, x: Image, key: Key, eps: Budget, *, draws
     if draws < 2:
         raise ValueError(f"a standard error needs at least 2 draws, got {draws}; raise draws")
     perturbations = uniform_perturbations(x, eps, key, draws)
-    moved = (jax.vmap(lambda eta: purifier(x + eta, key))(perturbations) - purifier(x, key)).reshape(draws, -1)
+    moved = (over_draws(lambda eta: purifier(x + eta, key), perturbations, x) - purifier(x, key)).reshape(draws, -1)
     original = perturbations.reshape(draws, -1)
     return Rates(*(_estimate(_norms(moved, order) / _norms(original, order)) for order in (2, jnp.inf)))
 

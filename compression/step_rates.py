@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from . import samplers
+from .batches import over_draws
 from .checks import check_image
 from .purifiers.diffusion import parts
 from .rates import Estimate, root
@@ -70,8 +71,8 @@ def step_rates(
     def step(travelling, row):
         x_t, c = row
         _, change = jax.linearize(lambda x: noise_predictor(x, c.time), x_t)
-        push = jax.vmap(lambda v: c.state * v + c.prediction * change(v))
-        moved, travelling = push(perturbations), push(travelling)
+        push = lambda v: c.state * v + c.prediction * change(v)
+        moved, travelling = (over_draws(push, vectors, x) for vectors in (perturbations, travelling))
         return travelling, (_inner(moved, moved), _inner(perturbations, moved), _inner(travelling, travelling))
 
     local, along, travelled = jax.lax.scan(step, start, (states, steps))[1]

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from .batches import over_draws
 from .checks import check_image
 from .randomness import redraws
 from .rates import uniform_perturbations
@@ -95,7 +96,7 @@ def stochasticity(
     if min(inputs, configurations) < 2:
         raise ValueError(f"variances need at least 2 inputs and 2 configurations, got {inputs} and {configurations}")
     noisy = x + uniform_perturbations(x, eps, key, inputs)
-    purify = lambda xi: jax.vmap(lambda x: purifier(x, xi))(noisy)
+    purify = lambda xi: over_draws(lambda x: purifier(x, xi), noisy, x)
     outputs = jax.lax.map(purify, redraws(key, configurations)).reshape(configurations, inputs, -1)
     noisy = noisy.reshape(inputs, -1)
     return Stochasticity(variances(outputs), correlations(noisy, outputs), radii(noisy, outputs))

@@ -12,7 +12,7 @@ import numpy as np
 from ..compression.attacks.iterative import redrawn
 from ..compression.attacks.pgd import pgd
 from ..compression.attacks.search import attack_images
-from ..compression.batches import SHARD
+from ..compression.batches import SHARD, at_most
 from ..compression.gradients import bpda, eot
 from ..compression.losses import View, cross_entropy, defended
 from .progress import bar
@@ -23,6 +23,11 @@ ATTACKED = 48
 
 TOGETHER = 240
 """Configurations in one compiled call: images times draws, for the memory of their gradients."""
+
+
+def together(images: np.ndarray, draws: int) -> int:
+    """Images in one compiled call of an attack that sees so many draws of each."""
+    return max(1, at_most(TOGETHER, images) // draws)
 
 
 class Kind(NamedTuple):
@@ -80,7 +85,8 @@ def adversaries(bench: Workbench, cell: Cell, kind: Kind, seed: int | None = Non
         images, labels = targets(bench)
         with bar(f"attack {cell} eps {eps:g} ({kind})") as show:
             found = attack_images(attack, bench.classifier, bench.purifier(cell), images, labels,
-                                  bench.keys(seed)[:ATTACKED], eps, cross_entropy, min(SHARD, TOGETHER // kind.draws),
+                                  bench.keys(seed)[:ATTACKED], eps, cross_entropy,
+                                  min(SHARD, together(images, kind.draws)),
                                   view=kind.view, confidence=np.inf,
                                   on_segment=lambda done, active: show(done, f"{active} images"))
         return {"x": found.x}

@@ -35,7 +35,7 @@ import numpy as np
 from ..compression import samplers, schedules
 from ..compression.attacks.iterative import redrawn
 from ..compression.attacks.search import attack_images
-from ..compression.batches import over_images
+from ..compression.batches import over_draws, over_images
 from ..compression.callables import as_pytree
 from ..compression.claim import view_margin
 from ..compression.distances import psnr
@@ -48,7 +48,7 @@ from ..compression.randomness import JUDGE, redraws, step_key
 from ..compression.records import Arrays, Measurement
 from ..compression.statistics import Interval, bootstrap, percentile_interval, resampled
 from ..compression.types import Purifier
-from .adversarial import TOGETHER, targets
+from .adversarial import targets, together
 from .alp_cells import ALP, lend
 from .autoencoders import DRAWS, PGD_EPS, pgd_7, weights
 from .pieces import Piece
@@ -113,7 +113,7 @@ def attacked(bench: Workbench, name: str, eps: float, known: str) -> Arrays:
             found = attack_images(partial(redrawn, attack) if view is not defended else attack, d.classifier, purifier,
                                   images, labels, bench.keys()[: len(images)], eps,
                                   margin if known == "converged" else cross_entropy,
-                                  TOGETHER // (1 if view is defended else DRAWS), view=view, confidence=np.inf,
+                                  together(images, 1 if view is defended else DRAWS), view=view, confidence=np.inf,
                                   on_segment=lambda done, active: show(done))
         after, before = _judged(bench, name, found.x), clean(bench, name)
         return {reading: after[reading] * before[reading] for reading in after}
@@ -222,10 +222,11 @@ def _judged(bench: Workbench, name: str, x: np.ndarray) -> Arrays:
     """Right under draws that no attack saw: the whole defence, and the share of single draws."""
     d, keys = defence(bench, name), bench.keys()[: len(x)]
     rows, shared = (x, bench.labels[: len(x)], keys), (d.classifier, d.purifier)
-    whole = over_images(partial(_margin, d.view), shared, *rows, size=TOGETHER // DRAWS) < 0
+    size = together(x, DRAWS)
+    whole = over_images(partial(_margin, d.view), shared, *rows, size=size) < 0
     if d.view is defended:
         return {"defence": 1.0 * whole}
-    return {"defence": 1.0 * whole, "draw": (over_images(_margins, shared, *rows, size=TOGETHER // DRAWS) < 0).mean(1)}
+    return {"defence": 1.0 * whole, "draw": (over_images(_margins, shared, *rows, size=size) < 0).mean(1)}
 
 
 def _margin(view, classifier, purifier, x, label, key):
@@ -233,8 +234,8 @@ def _margin(view, classifier, purifier, x, label, key):
 
 
 def _margins(classifier, purifier, x, label, key):
-    return jax.vmap(partial(view_margin, defended, classifier, purifier, x, label))(
-        redraws(step_key(key, JUDGE, 0), DRAWS))
+    margin_under = partial(view_margin, defended, classifier, purifier, x, label)
+    return over_draws(margin_under, redraws(step_key(key, JUDGE, 0), DRAWS), x)
 
 
 @jax.jit

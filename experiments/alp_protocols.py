@@ -34,7 +34,7 @@ from ..compression.attacks.ensemble import ensemble, standard_attacks
 from ..compression.attacks.pgd import pgd
 from ..compression.attacks.search import attack_images
 from ..compression.attacks.square import square
-from ..compression.batches import over_images
+from ..compression.batches import at_most, over_images
 from ..compression.claim import view_margin
 from ..compression.gradients import gradient_agreement
 from ..compression.losses import View, cross_entropy, defended, margin
@@ -113,9 +113,9 @@ def matrix(bench: Workbench, eps: float, case: Case) -> Arrays:
         through = {**FULL, **BPDA, "noiseless": bench.purifier(STILL)}[case.gradient]
         with bar(f"{case}, eps {eps:g}") as show:
             rows = evaluate([case.protocol], {name: attacks(bench)[name] for name in case.attacks}, bench.classifier,
-                            bench.purifier(ALP), images, labels, bench.keys()[: len(images)], eps, size=TOGETHER,
-                            gradients={case.gradient: through}, view=VIEWS[case.decision],
-                            on_segment=lambda name, done, active: show(done, name))
+                            bench.purifier(ALP), images, labels, bench.keys()[: len(images)], eps,
+                            size=at_most(TOGETHER, images), gradients={case.gradient: through},
+                            view=VIEWS[case.decision], on_segment=lambda name, done, active: show(done, name))
         values = {name: np.stack([getattr(row, name) for row in rows]) for name in VALUES}
         return {"at": np.array([json.dumps(row.at) for row in rows]), **values}
 
@@ -131,7 +131,7 @@ def autoattack(bench: Workbench, eps: float) -> Arrays:
         members = partial(standard_attacks, steps=c.ensemble_steps, queries=c.square_queries)
         with bar(f"standard ensemble, eps {eps:g}") as show:
             found = ensemble(bench.classifier, bench.purifier(ALP), images, labels, bench.keys()[: len(images)], eps,
-                             version=members, size=16,
+                             version=members, size=at_most(16, images),
                              on_segment=lambda name, done, active: show(done, f"{name}, {active} images"))
         return {"robust": found.by < 0, "clean": found.by != 0}
 

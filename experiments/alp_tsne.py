@@ -31,7 +31,7 @@ from ..compression.purifiers.identity import identity
 from ..compression.purifiers.purify import purify
 from ..compression.records import Arrays, Measurement
 from ..compression.statistics import bootstrap
-from .adversarial import TOGETHER, budget
+from .adversarial import budget, together
 from .alp_cells import ALP, lend
 from .autoencoders import DRAWS, network, pgd_7, weights
 from .pieces import Piece
@@ -71,7 +71,7 @@ def images(bench: Workbench, attack: str) -> Arrays:
         with bar(f"attack {attack}") as show:
             found = attack_images(partial(redrawn, pgd_7) if aware else pgd_7, bench.classifier,
                                   bench.purifier(ALP) if aware else identity, x, labels, keys, budget(bench),
-                                  cross_entropy, TOGETHER // DRAWS if aware else None,
+                                  cross_entropy, together(x, DRAWS) if aware else None,
                                   view=partial(eot, draws=DRAWS) if aware else defended, confidence=np.inf,
                                   on_segment=lambda done, active: show(done))
         others = bench.keys(max(bench.configuration.seeds) + 1)[:IMAGES]

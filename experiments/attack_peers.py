@@ -34,7 +34,7 @@ from flax import nnx
 
 from ..compression.attacks.ensemble import Member, ensemble, standard_attacks
 from ..compression.attacks.search import judge_images
-from ..compression.batches import over_images
+from ..compression.batches import at_most, over_images
 from ..compression.data.cifar import cifar10
 from ..compression.data.dataset import DataMissing, Dataset
 from ..compression.networks.pure import Network
@@ -289,12 +289,13 @@ def _logits(classifier, purifier, x, key):
 
 def _bare(bench: Workbench, classifier: Network) -> Defence:
     images, labels = bench.images[:IMAGES], bench.labels[:IMAGES]
-    return Defence(images, labels, classifier, identity, bench.keys()[0], lambda: _convnet(classifier), IMAGES)
+    return Defence(images, labels, classifier, identity, bench.keys()[0], lambda: _convnet(classifier),
+                   at_most(IMAGES, images))
 
 
 def _purified(bench: Workbench, cell: Cell) -> Defence:
     bare, purifier = _bare(bench, bench.classifier), bench.purifier(cell)
-    return bare._replace(purifier=purifier, twin=partial(_behind, purifier, bare), size=16)
+    return bare._replace(purifier=purifier, twin=partial(_behind, purifier, bare), size=at_most(16, bare.images))
 
 
 def _resnet20(bench: Workbench) -> Defence:

@@ -10,7 +10,7 @@ import numpy as np
 from ..compression.attacks.iterative import Iterative
 from ..compression.attacks.pgd import pgd
 from ..compression.attacks.search import attack_images
-from ..compression.batches import over_images
+from ..compression.batches import at_most, over_images
 from ..compression.claim import view_margin
 from ..compression.ensembles import Pooled
 from ..compression.losses import View, cross_entropy, defended
@@ -143,8 +143,8 @@ def under_attack(
     """
     images, labels, keys = bench.images[:count], bench.labels[:count], bench.keys()[:count]
     seen = identity if threat.attacked is None else purifier
-    found = attack_images(attack, bench.classifier, seen, images, labels, keys, eps, cross_entropy, TOGETHER,
-                          view=threat.attacked or defended, confidence=np.inf)
+    found = attack_images(attack, bench.classifier, seen, images, labels, keys, eps, cross_entropy,
+                          at_most(TOGETHER, images), view=threat.attacked or defended, confidence=np.inf)
     return {"x": found.x, "margin": margins(bench, purifier, threat.judged, found.x)}
 
 
@@ -152,7 +152,7 @@ def margins(bench: Workbench, purifier: Purifier, view: View, images: np.ndarray
     """The margin of each of the run's first images, or of what an attack made of it, as a view judges it."""
     count = len(images)
     return over_images(partial(view_margin, view), (bench.classifier, purifier), images, bench.labels[:count],
-                       bench.keys()[:count], size=TOGETHER, name="margin of ALP")
+                       bench.keys()[:count], size=at_most(TOGETHER, images), name="margin of ALP")
 
 
 TOGETHER = 16

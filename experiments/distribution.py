@@ -31,7 +31,7 @@ import numpy as np
 
 from ..compression import features
 from ..compression.attacks.search import attack_images
-from ..compression.batches import over_images
+from ..compression.batches import at_most, over_images
 from ..compression.distances import cosine_distance, frechet_distance, jackknife, kernel_distance
 from ..compression.purifiers.purify import purify
 from ..compression.records import Arrays, Measurement
@@ -246,7 +246,7 @@ def rank_correlations(of: np.ndarray, attack: str) -> np.ndarray:
 
 def _embedded(space: Space, images: Arrays) -> Arrays:
     network = space.load()
-    return {name: over_images(_features, (network,), x, size=16, name=f"{space} of {name} images")
+    return {name: over_images(_features, (network,), x, size=at_most(16, x), name=f"{space} of {name} images")
             for name, x in images.items()}
 
 

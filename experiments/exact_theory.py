@@ -34,7 +34,7 @@ import numpy as np
 from jax.tree_util import Partial
 
 from ..compression.attacks.search import attack_images
-from ..compression.batches import over_images
+from ..compression.batches import at_most, over_images
 from ..compression.prediction import by_survival
 from ..compression.purifiers.diffusion import diffusion
 from ..compression.rates import expected_rates
@@ -138,7 +138,7 @@ def compression(bench: Workbench, kind: str, off: float, cell: Cell) -> Arrays:
         exact = exactly(bench, known, steps, purifier)
         few = slice(min(STOCHASTIC, len(bench.images)))
         variances = over_images(partial(_variances, DRAWN), (purifier,), known.images[few], keys[few], eps[few],
-                                size=16, name=f"variances of {cell}")
+                                size=at_most(16, known.images), name=f"variances of {cell}")
         alone = _alone(known, bench, steps)
         return {
             "estimated": found.l2.mean, "estimated_se": found.l2.se,

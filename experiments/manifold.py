@@ -29,7 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..compression import manifold
-from ..compression.batches import over_images
+from ..compression.batches import over_draws, over_images
 from ..compression.gradients import gradient
 from ..compression.hypothesis import Hypothesis
 from ..compression.jacobian import (
@@ -244,7 +244,8 @@ def _whole(settings, models, x, label, key):
 def _probed(settings, models, x, label, key):
     m = settings.dimension
     top = largest_singular_values(models.purifier, x, key, k=m, iterations=ITERATIONS * m)
-    pushed = jax.vmap(lambda row: push(models.purifier, x, key, row.reshape(x.shape)).ravel())
+    pushed_one = lambda row: push(models.purifier, x, key, row.reshape(x.shape)).ravel()
+    pushed = lambda rows: over_draws(pushed_one, rows, x)
     pulled = lambda row: jax.vjp(lambda x: models.purifier(x, key), x)[1](row.reshape(x.shape))[0].ravel()
     probes = manifold.isotropic(x, key, PROBES).reshape(PROBES, -1)
     return {"singular_values": top.values, "residual": top.residual,

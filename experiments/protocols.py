@@ -25,6 +25,7 @@ import numpy as np
 from ..compression import samplers, schedules
 from ..compression.attacks.pgd import pgd
 from ..compression.attacks.square import square
+from ..compression.batches import at_most
 from ..compression.losses import cross_entropy, margin
 from ..compression.protocol import (
     BPDA, FULL, Protocol, evaluate, expectation, fixed, fresh, transferred, while_optimising,
@@ -76,7 +77,7 @@ def matrix(bench: Workbench, cell: Cell, protocol: Protocol, gradient: str) -> A
             attacks["square"] = partial(square, queries=QUERIES, horizon=QUERIES), margin
         with bar(f"{protocol.name}, {gradient} gradient") as show:
             rows = evaluate([protocol], attacks, bench.classifier, bench.purifier(cell), images, labels,
-                            bench.keys()[: len(images)], budget(bench), size=TOGETHER,
+                            bench.keys()[: len(images)], budget(bench), size=at_most(TOGETHER, images),
                             gradients={gradient: _standing(bench, cell, gradient)},
                             on_segment=lambda name, done, active: show(done, name))
         values = {name: np.stack([getattr(row, name) for row in rows]) for name in VALUES}

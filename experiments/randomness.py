@@ -20,10 +20,9 @@ ones. Table S13 exchanges the headings "Fix Inputs" and "Fix Random"; the text a
 from collections.abc import Iterator
 from functools import partial
 
-import jax
 import numpy as np
 
-from ..compression.batches import over_images
+from ..compression.batches import at_most, over_draws, over_images
 from ..compression.randomness import redraw, redraws
 from ..compression.rates import uniform_perturbations
 from ..compression.records import Arrays, Measurement
@@ -55,7 +54,7 @@ def measured(bench: Workbench, cell: Cell) -> Arrays:
         images, keys = bench.images[:IMAGES], bench.keys()[:IMAGES]
         eps = np.full(len(images), bench.configuration.eps[0], np.float32)
         measure = partial(_everything, min(REPEATS, len(images)))
-        found, means, total = over_images(measure, (bench.purifier(cell),), images, keys, eps, size=2,
+        found, means, total = over_images(measure, (bench.purifier(cell),), images, keys, eps, size=at_most(2, images),
                                           name=f"output of {cell}")
         edges = np.linspace(0, max(radii.max() for radii in found.radii), BINS + 1)
         return {
@@ -120,7 +119,7 @@ def _everything(repeats, purifier, x, key, eps):
 def _total(purifier, x, key, eps):
     """Var f(x | xi) as a mean over pixels, from pairs that share neither an input nor a configuration."""
     noisy = x + uniform_perturbations(x, eps, key, PAIRS)
-    return jax.vmap(purifier)(noisy, redraws(key, PAIRS)).var(0, ddof=1).mean()
+    return over_draws(lambda pair: purifier(*pair), (noisy, redraws(key, PAIRS)), x).var(0, ddof=1).mean()
 
 
 def _by_image(radii):

@@ -27,7 +27,7 @@ from itertools import count, islice
 import numpy as np
 
 from ..compression.attacks.search import judge_images
-from ..compression.batches import over_images
+from ..compression.batches import at_most, over_images
 from ..compression.gradients import cosine, gradient_agreement
 from ..compression.records import Arrays, Measurement
 from .adversarial import BPDA, BPDA_EOT, PGD, PGD_EOT, Kind, adversaries, budget, targets
@@ -76,7 +76,7 @@ def cosines(bench: Workbench, cell: Cell, gradient: str) -> Arrays:
         images, labels = targets(bench)
         measure = partial(gradient_agreement, sizes=SIZES, others=OTHERS, view=Kind(gradient).view)
         return over_images(measure, (bench.classifier, bench.purifier(cell)), images, labels,
-                           bench.keys()[: len(images)], size=16, name=f"gradient of {cell}")._asdict()
+                           bench.keys()[: len(images)], size=at_most(16, images), name=f"gradient of {cell}")._asdict()
 
     return bench.shard("randomness_evaluation", f"{cell}-cosines-{gradient}", compute)
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from ..compression.records import Measurement, read_costs, read_manifest, read_records, write_atomic
 from . import budgets, paper, style
 from .headline import QUESTION, headline
-from .table import PAPERS, budget
+from .table import PAPERS, budget, heads, typeset
 
 SECTIONS = (
     "prediction", "hypotheses", "diagnosis", "robust_accuracy", "preflight", "protocols", "attack_peers", "rates",
@@ -62,6 +62,7 @@ def _template() -> jinja2.Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters.update(heads=heads, typeset=typeset)
     return environment.get_template("report.html.jinja")
 
 
@@ -83,12 +84,17 @@ def _section(folder: Path, name: str, run: dict[str, list[Measurement]]) -> dict
 
 
 def _flat(values: dict, prefix: str = "") -> Iterable[tuple[str, str]]:
-    """Nested settings as ("training.seed", "0")."""
+    """Nested settings as ("training.seed", "0"), but those that were left open."""
     for name, value in values.items():
         if isinstance(value, dict):
             yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+        elif value is not None:
+            yield prefix + name, ", ".join(map(_said, value if isinstance(value, list) else [value]))
+
+
+def _said(value: object) -> str:
+    """A setting's value; 8/255 rather than its decimals."""
+    return budget(value) if isinstance(value, float) else str(value)
 
 
 def _provenance(records: list[Measurement]) -> dict[str, str]:

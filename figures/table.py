@@ -1,6 +1,8 @@
 """A table of a report, and how numbers and cells are written in it."""
 
+import re
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 from typing import NamedTuple
 
 from ..compression.records import Measurement
@@ -24,6 +26,41 @@ class Table(NamedTuple):
     title: str
     rows: list[Row]
     note: str
+
+
+class Head(NamedTuple):
+    """Of a table: neighbouring columns whose headings begin alike up to a colon, or, `shared` being empty, one column.
+
+    columns: what each heading says beyond that, by heading.
+    """
+
+    shared: str
+    columns: dict[str, str]
+
+
+def heads(headings: Sequence[str]) -> list[Head]:
+    """A table's head, which says once what neighbouring headings share.
+
+    >>> heads(["t*", "ours: rate", "ours: PGD", "paper: PGD"])[:2]
+    [Head(shared='', columns={'t*': 't*'}), Head(shared='ours', columns={'ours: rate': 'rate', 'ours: PGD': 'PGD'})]
+    """
+    found = []
+    for shared, group in groupby(headings, lambda heading: heading.rpartition(": ")[0]):
+        several = list(group)
+        if shared and len(several) > 1:
+            found.append(Head(shared, {heading: heading.removeprefix(f"{shared}: ") for heading in several}))
+        else:
+            found += [Head("", {heading: heading}) for heading in several]
+    return found
+
+
+def typeset(text: str) -> str:
+    """A cell's text as it is printed: a minus is one, and an error is not torn from its sign.
+
+    >>> typeset("-2.0"), typeset("PGD-40"), len(typeset("1.0 ± 0.9").split(" "))
+    ('−2.0', 'PGD-40', 2)
+    """
+    return re.sub(r"(?<![\w-])-(?=\d)", "−", text).replace("± ", "±\N{NO-BREAK SPACE}")
 
 
 def number(m: Measurement | None, digits: int = 1, scale: float = 1) -> str:

@@ -37,7 +37,7 @@ def minimum_perturbation(run: Run) -> list[Table]:
             "at": "clean images" if at["sampler"] == "none" else f"anchors of {cell_name(at)}",
             "clean accuracy (%)": number(find(records, "clean_accuracy", **at)),
             **survival,
-            "mass at 0": number(find(records, "gaussian_zero", **at), 3),
+            "share at 0": number(find(records, "gaussian_zero", **at), 3),
             f"Gaussian mean ({shown.name})": number(find(records, "gaussian_mean", **at), digits, shown.factor),
             f"Gaussian s.d. ({shown.name})": number(find(records, "gaussian_std", **at), digits, shown.factor),
             "never broken (%)": number(find(records, "censored", **at)),
@@ -45,7 +45,7 @@ def minimum_perturbation(run: Run) -> list[Table]:
 
     rows = [row(m.at) for m in select(records, "clean_accuracy")]
     title = "Minimum perturbations of the bare classifier (l_inf)"
-    return [Table(title, rows, errors_over(records)), *budgets.suggested(records)]
+    return [Table(title, rows, errors_over(select(records, "survival"))), *budgets.suggested(records)]
 
 
 def robust_accuracy(run: Run) -> list[Table]:
@@ -69,4 +69,4 @@ def robust_accuracy(run: Run) -> list[Table]:
     rows = [row({"sampler": "no purifier", "t* (paper's t)": NONE}, {"sampler": "none", "t_star": 0}, None)]
     for cell, t in cells(records):
         rows.append(row(cell_columns(cell, t), cell, paper.TABLE_2.get(cell["sampler"], {}).get(t)))
-    return [Table("Table 2, robust accuracy (%) with fixed randomness", rows, errors_over(records))]
+    return [Table("Table 2: robust accuracy (%) with fixed randomness", rows, errors_over(records))]

@@ -85,15 +85,16 @@ def _predictions(records: list[Measurement], rates: list[Measurement], eps: floa
             f"{column} clean accuracy": reported(theirs and theirs.clean),
             f"{column} rate": reported(theirs and theirs.rate, 3),
             f"{column} PGD": reported(theirs and theirs.robust),
-            f"{column} predicted, clean": reported(theirs and theirs.survival_clean),
-            f"{column} predicted, anchors": reported(theirs and theirs.survival_anchor),
+            f"{column} survival at clean images": reported(theirs and theirs.survival_clean),
+            f"{column} survival at anchors": reported(theirs and theirs.survival_anchor),
         }
 
     measured = select(records, "measured_robust_accuracy", eps=eps)
     beside = paper.predictions(measured[0].run["configuration"]["dataset"])
     column = f"{PAPERS}{beside.setting}:"
     title = f"Table {beside.number}: robust accuracy (%) at eps {budget(eps)}, predicted and measured"
-    return Table(title, [row(*c) for c in cells(measured)], errors_over(measured))
+    note = f"{errors_over(measured)} Accuracies, measured and by each predictor, are in %, rates ratios of l2 norms."
+    return Table(title, [row(*c) for c in cells(measured)], note)
 
 
 def diagnosis(run: dict[str, list[Measurement]]) -> list[Table]:
@@ -105,7 +106,7 @@ def diagnosis(run: dict[str, list[Measurement]]) -> list[Table]:
 
     def parts(at: dict) -> Row:
         found = {CAUSES[cause]: number(find(records, "contribution", **at, cause=cause)) for cause in causes}
-        return {**found, "measured - predicted": number(find(records, TOTAL, **at))}
+        return {**found, "measured − predicted": number(find(records, TOTAL, **at))}
 
     def quotients(at: dict) -> Row:
         return {RATIOS[q]: number(find(records, q, **at), 3) for q in ratios}

@@ -3,7 +3,7 @@
 from ..compression.records import Measurement
 from . import paper
 from .selection import find, select
-from .table import PAPER, Row, Table, budget, cell_columns, cell_name, cells, errors_over, number, reported
+from .table import NONE, PAPER, Row, Table, budget, cell_columns, cell_name, cells, errors_over, number, reported
 
 
 def rates(run: dict[str, list[Measurement]]) -> list[Table]:
@@ -23,12 +23,16 @@ def _by_cell(records: list[Measurement], eps: float, seed: int) -> Table:
             "ours: l2 rate": number(find(records, "rate_l2", **cell, eps=eps, seed=seed), 3),
             "ours: l_inf rate": number(find(records, "rate_linf", **cell, eps=eps, seed=seed), 3),
             "ours: rms rate": number(find(records, "rms_rate", **cell), 3),
-            "rms rate by Hutchinson": number(find(records, "rms_rate_hutchinson", **cell), 3),
-            "largest singular value": number(find(records, "largest_singular_value", **cell), 2),
-            "expanding directions": number(find(records, "expanding_directions", **cell)),
+            "ours: rms rate by Hutchinson": number(find(records, "rms_rate_hutchinson", **cell), 3),
+            "ours: largest singular value": number(find(records, "largest_singular_value", **cell), 3),
+            "ours: expanding directions": number(find(records, "expanding_directions", **cell), 2),
         }
 
-    return Table(f"Table 2, rates at eps {budget(eps)}", [row(*c) for c in cells(records)], errors_over(records))
+    note = (
+        f"{errors_over(records)} Rates are ratios of a perturbation's norms after purification and before; rms: "
+        "||J||_F / sqrt(d), of the Jacobian J in d dimensions. Expanding directions: singular values of J above 1."
+    )
+    return Table(f"Table 2: rates at eps {budget(eps)}", [row(*c) for c in cells(records)], note)
 
 
 def _studied(records: list[Measurement]) -> dict:
@@ -44,10 +48,10 @@ def _by_size(records: list[Measurement], first: float, seed: int) -> Table:
         theirs = paper.TABLE_5.get(round(factor, 6))
         return {
             "eps": budget(m.at['eps']),
-            "of the first budget": f"{factor:g}",
-            f"{PAPER} DDPM, t = 100": reported(theirs and theirs.mean, 3),
+            "over the first budget": f"{factor:g}",
+            f"{PAPER} mean (DDPM, t = 100)": reported(theirs and theirs.mean, 3),
             f"{PAPER} s.d. over images": reported(theirs and theirs.spread, 3),
-            "ours": number(m, 3),
+            "ours: mean": number(m, 3),
             "ours: s.d. over images": number(find(records, "rate_l2_spread", **m.at), 3),
         }
 
@@ -57,7 +61,7 @@ def _by_size(records: list[Measurement], first: float, seed: int) -> Table:
 
 
 def _by_seed(records: list[Measurement], eps: float) -> Table:
-    def row(source: str, seed: int | str, mean: str, spread: str, apart: str = "") -> Row:
+    def row(source: str, seed: int | str, mean: str, spread: str, apart: str = NONE) -> Row:
         return {"source": source, "seed": str(seed), "l2 rate": mean, "s.d. over images": spread,
                 "s.d. over seeds": apart}
 
@@ -68,7 +72,7 @@ def _by_seed(records: list[Measurement], eps: float) -> Table:
     ]
     if whole := find(records, "rate_l2_over_seeds", **cell, eps=eps):
         apart = find(records, "rate_l2_seed_spread", **whole.at)
-        rows.append(row("ours", "all", number(whole, 4), "", number(apart, 4)))
+        rows.append(row("ours", "all", number(whole, 4), NONE, number(apart, 4)))
     rows += [
         row(f"{PAPER} DDPM, t = 100", seed, reported(theirs.mean, 4), reported(theirs.spread, 4))
         for seed, theirs in paper.TABLE_6.items()
