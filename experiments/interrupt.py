@@ -1,4 +1,4 @@
-"""An interrupt that is always heard."""
+"""An interrupt that is always heard, and leaves nothing half stopped."""
 
 import signal
 import threading
@@ -22,14 +22,14 @@ def insistent() -> Iterator[None]:
         return
     ended, ending = threading.Event(), threading.Lock()
 
-    def insist() -> None:
-        ended.wait(AGAIN)
+    def insist(again: float) -> None:
+        ended.wait(again)
         with ending:
             if not ended.is_set():
                 signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
 
     def interrupted(number, frame) -> None:
-        threading.Thread(target=insist, daemon=True).start()
+        threading.Thread(target=insist, args=(AGAIN,), daemon=True).start()
         raise KeyboardInterrupt
 
     try:
@@ -40,3 +40,21 @@ def insistent() -> Iterator[None]:
         with ending:
             ended.set()
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@contextmanager
+def delayed() -> Iterator[None]:
+    """Within, Ctrl-C waits until the block has ended, for what would be left half done."""
+    here = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGINT)
+    if not here or not callable(before):  # ignored, or not Python's
+        yield
+        return
+    came = []
+    signal.signal(signal.SIGINT, lambda number, frame: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if came:
+        signal.raise_signal(signal.SIGINT)

@@ -18,6 +18,7 @@ from importlib import import_module
 
 from . import hosts, progress
 from .configuration import Configuration
+from .interrupt import delayed
 from .pieces import Group, Piece, groups, share
 
 
@@ -122,7 +123,8 @@ def workers(configuration: Configuration):
     try:
         yield found
     finally:
-        found.stop()
+        with delayed():  # half stopped they leave semaphores behind, of which Python complains after our last word
+            found.stop()
 
 
 def _default() -> int:

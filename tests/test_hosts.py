@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -37,10 +38,16 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in found}
 
 
-def free_port() -> int:
+@contextmanager
+def port_held():
+    """A port that nobody else on this machine is given meanwhile, though the coordinator, which shares it, may use it.
+
+    Given back before, it could be another process's by the time the coordinator has started, or its own other end's.
+    """
     with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        return bound.getsockname()[1]
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        bound.bind(("127.0.0.1", 0))  # without listening, so it takes no connection from the coordinator
+        yield bound.getsockname()[1]
 
 
 def test_two_hosts_end_with_the_bytes_of_one(tmp_path):
@@ -48,9 +55,10 @@ def test_two_hosts_end_with_the_bytes_of_one(tmp_path):
     output = alone.communicate(timeout=600)[0]
     assert alone.returncode == 0, output
 
-    address = f"127.0.0.1:{free_port()}"
-    both = [start(tmp_path, "two", "--coordinator", address, "--hosts", 2, "--host", i) for i in range(2)]
-    outputs = [process.communicate(timeout=600)[0] for process in both]
+    with port_held() as port:
+        told = ("--coordinator", f"127.0.0.1:{port}", "--hosts", 2)
+        both = [start(tmp_path, "two", *told, "--host", i) for i in range(2)]
+        outputs = [process.communicate(timeout=600)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0], outputs
     assert "report:" in outputs[0] and "report:" not in outputs[1]  # the first alone joins and reports
 

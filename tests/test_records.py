@@ -1,8 +1,10 @@
 """Records: atomic, checked, resumable, and clear about what cannot be used."""
 
 import errno
+import itertools
 import json
 import os
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -77,12 +79,14 @@ def test_a_full_disk_leaves_the_old_file_and_no_rubbish(tmp_path, monkeypatch):
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
-def test_costs_of_a_killed_process_and_of_a_file_that_cannot_be_written(tmp_path):
+def test_costs_of_a_killed_process_and_of_a_file_that_cannot_be_written(tmp_path, monkeypatch):
+    clock = SimpleNamespace(perf_counter=itertools.count().__next__)  # a second between two looks
+    monkeypatch.setattr(records, "time", clock)
     folder, costs = Folder(tmp_path / "out", SETTINGS), tmp_path / "out/cost.jsonl"
     folder.shard("rates", "one", lambda: ARRAYS)
     costs.write_text(costs.read_text() + '{"experiment": "rates", "sec')
     folder.shard("rates", "two", lambda: ARRAYS)
-    assert len(costs.read_text().splitlines()) == 3 and records.read_costs(tmp_path / "out") == {"rates": 0}
+    assert len(costs.read_text().splitlines()) == 3 and records.read_costs(tmp_path / "out") == {"rates": 2}
     costs.unlink()
     costs.mkdir()
     with pytest.raises(RecordError, match="cannot write .*cost.jsonl: .* run the same command again"):

@@ -179,7 +179,7 @@ def test_a_browser_shows_figures_and_tables_without_errors_or_sideways_scrolling
         "--virtual-time-budget=5000",
     ]
     shown = subprocess.run(
-        [BROWSER, *options, "--dump-dom", page.as_uri()], check=True, capture_output=True, text=True, timeout=60
+        [BROWSER, *options, "--dump-dom", page.as_uri()], check=True, capture_output=True, text=True, timeout=600
     )
     seen = json.loads(unescape(re.search(r"<title>(.*?)</title>", shown.stdout).group(1)))
     assert "CONSOLE" not in shown.stderr, shown.stderr

@@ -53,9 +53,10 @@ def start(run: tuple[str, ...], folder: Path, cache: Path, workers: int = 1, bef
               "from purimetry.experiments.command_line import console; sys.exit(console())")
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, **streams}
     options = ["--out", str(folder), "--cache", str(cache), "--workers", str(workers)]
-    programs = {"JAX_COMPILATION_CACHE_DIR": str(folder.parent / "programs")}
+    told = {"JAX_COMPILATION_CACHE_DIR": str(folder.parent / "programs"),
+            "TERM": "xterm", "COLUMNS": "80"}  # bars are shown whole, also where the tests have no terminal
     return subprocess.Popen([sys.executable, "-c", script, *run, *options], text=True, start_new_session=True,
-                            env=os.environ | programs, **streams)
+                            env=os.environ | told, **streams)
 
 
 def wait_for(process: subprocess.Popen, condition) -> None:
@@ -66,7 +67,7 @@ def wait_for(process: subprocess.Popen, condition) -> None:
 
 
 def finish(process: subprocess.Popen) -> str:
-    output = process.communicate(timeout=300)[0]
+    output = process.communicate(timeout=600)[0]
     assert process.returncode == 0, output
     return output
 
@@ -122,7 +123,7 @@ def test_interrupt_says_how_to_go_on(tmp_path):
     process = start(TRAINED, tmp_path / "out", tmp_path / "cache", before=crash)
     wait_for(process, lambda: list((tmp_path / "cache").glob("classifier-*")))
     process.send_signal(signal.SIGINT)
-    output = process.communicate(timeout=60)[0]
+    output = process.communicate(timeout=600)[0]
     assert process.returncode == 130
     assert "the same command resumes" in output
 
