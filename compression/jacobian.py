@@ -10,10 +10,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
-from matfree import decomp, eig, stochtrace
+from matfree import decomp, stochtrace
 
 from .batches import over_draws
 from .checks import check_image
+from .decompositions import eigenvalues, eigh, svd
 from .randomness import PROBE, step_key
 from .rates import Estimate, root
 from .types import Image, Key, Purifier, Scalar
@@ -103,8 +104,10 @@ def largest_singular_values(purifier: Purifier, x: Image, key: Key, *, k: int, i
     check_image(x)
     _check_krylov(k, iterations, x.size)
     product = lambda v: push(purifier, x, key, v)
-    decompose = eig.svd_partial(decomp.bidiag(iterations))
-    left, values, right = (a[:k] for a in decompose(*_krylov(product, x, key)))
+    (lefts, rights), bidiagonal, *_ = decomp.bidiag(iterations)(*_krylov(product, x, key))
+    u, values, v = svd(bidiagonal)
+    left, right = ((rows @ basis)[:k].reshape(k, *x.shape) for rows, basis in ((u.T, lefts), (v, rights)))
+    values = values[:k]
     back = over_draws(jax.linear_transpose(product, x), left, x)[0]
     off = back - values[:, None, None, None] * right
     return Singular(values, right, left, jnp.linalg.norm(off.reshape(k, -1), axis=1))
@@ -123,8 +126,9 @@ def largest_eigenvectors(
     [3.0, 1.0]
     """
     _check_krylov(k, iterations, x.size)
-    values, vectors = eig.eigh_partial(decomp.tridiag_sym(iterations))(*_krylov(product, x, key))
-    return values[::-1][:k], vectors[::-1][:k]
+    basis, tridiagonal, *_ = decomp.tridiag_sym(iterations)(*_krylov(product, x, key))
+    values, vectors = eigh(tridiagonal)
+    return values[::-1][:k], (vectors.T @ basis)[::-1][:k].reshape(k, *x.shape)
 
 
 def symmetric_spectrum(jacobian: Float[Array, "d d"]) -> Float[Array, "d"]:
@@ -133,7 +137,7 @@ def symmetric_spectrum(jacobian: Float[Array, "d d"]) -> Float[Array, "d"]:
     >>> symmetric_spectrum(jnp.array([[2.0, 5.0], [-5.0, 1.0]])).tolist()
     [1.0, 2.0]
     """
-    return jnp.linalg.eigvalsh((jacobian + jacobian.T) / 2)
+    return eigenvalues((jacobian + jacobian.T) / 2)
 
 
 def participation_ratio(singular_values: Float[Array, "k"]) -> Scalar:
@@ -159,13 +163,14 @@ def entropy_rank(singular_values: Float[Array, "k"]) -> Scalar:
 
 
 def _krylov(product, x, key):
-    """The product and a random start, from which the Krylov space never ends before it should.
+    """The product, of flat vectors, and a random start, from which the Krylov space never ends before it should.
 
     In that of a matrix with few distinct values a next vector would be 0 / 0. A random diagonal of 1e-6 separates
     them, and moves no singular value or eigenvalue by more.
     """
     start, diagonal = jax.random.normal(step_key(key, PROBE, 2), (2, *x.shape), x.dtype)
-    return lambda v: product(v) + 1e-6 * jnp.clip(diagonal, -1, 1) * v, start
+    separated = lambda v: product(v) + 1e-6 * jnp.clip(diagonal, -1, 1) * v
+    return lambda v: separated(v.reshape(x.shape)).ravel(), start.ravel()
 
 
 def _check_krylov(k, iterations, d):

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from .decompositions import eigh, singular_values, svd
 from .jacobian import largest_eigenvectors
 from .randomness import PROBE, step_key
 from .schedules import Schedule
@@ -46,7 +47,7 @@ def local_pca(images: Images, x: Image, *, neighbours: int, dimension: int) -> T
     # Not of differences: over many images and a whole data set at once those would not fit in memory.
     squared_distances = (rows**2).sum(1) - 2 * rows @ x.ravel()
     nearest = rows[jax.lax.top_k(-squared_distances, neighbours)[1]]
-    _, spread, axes = jnp.linalg.svd(nearest - nearest.mean(0), full_matrices=False)
+    _, spread, axes = svd(nearest - nearest.mean(0))
     return Tangent(axes[:dimension].T, spread**2 / (neighbours - 1))
 
 
@@ -82,7 +83,7 @@ def denoiser_tangent(
         values, vectors = largest_eigenvectors(symmetric, x, key, k=dimension, iterations=iterations)
         return Tangent(vectors.reshape(dimension, -1).T, values)
     whole = jax.jacfwd(lambda flat: posterior_mean(flat.reshape(x.shape)).ravel())(x_t.ravel())
-    values, vectors = jnp.linalg.eigh((whole + whole.T) / 2)
+    values, vectors = eigh((whole + whole.T) / 2)
     return Tangent(vectors[:, ::-1][:, :dimension], values[::-1][:dimension])
 
 
@@ -127,4 +128,4 @@ def principal_cosines(a: Basis, b: Float[Array, "d k"]) -> Float[Array, "angles"
     >>> principal_cosines(jnp.eye(3)[:, :2], jnp.eye(3)[:, 1:]).tolist()
     [1.0, 0.0]
     """
-    return jnp.linalg.svd(a.T @ b, compute_uv=False)
+    return singular_values(a.T @ b)

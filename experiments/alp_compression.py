@@ -121,14 +121,14 @@ def _predictors(bench: Workbench, kind: str, cells: list[Cell]) -> Iterator[Meas
     """What each predictor says of each purifier, and its mean absolute error over those of a kind."""
     evidence, everyone = Evidence(bench, cells), np.arange(len(bench.images))
     samples = np.random.default_rng(0).integers(0, evidence.n, (bench.configuration.bootstrap, evidence.n))
+    robust = np.stack([evidence.robust(images) for images in samples])
     for name in GRADIENTS:
         predicted = evidence.predicted(name, everyone)
-        for (cell, eps), value in zip(evidence.grid, predicted, strict=True):
-            yield bench.measurement("alp_compression", "predicted_robust_accuracy", value,
-                                    np.sqrt(value * (100 - value) / evidence.n), evidence.n, "%",
-                                    {**cell.at, "eps": eps, "predictor": name})
-        error = lambda images, name=name: evidence.predicted(name, images) - evidence.robust(images)
-        found, resampled = error(everyone), np.stack([error(images) for images in samples])
+        again = np.stack([evidence.predicted(name, images) for images in samples])
+        for (cell, eps), value, values in zip(evidence.grid, predicted, again.T, strict=True):
+            yield bench.measurement("alp_compression", "predicted_robust_accuracy", value, values.std(ddof=1),
+                                    evidence.n, "%", {**cell.at, "eps": eps, "predictor": name})
+        found, resampled = predicted - evidence.robust(everyone), again - robust
         for quantity, of in (("mean_absolute_error", lambda e: np.abs(e).mean(-1)), ("bias", lambda e: e.mean(-1))):
             yield bench.measurement("alp_compression", quantity, of(found), of(resampled).std(ddof=1), evidence.n,
                                     "percentage points", {"kind": kind, "predictor": name})

@@ -173,10 +173,12 @@ def console() -> int:
     try:
         return main()
     except KeyboardInterrupt:
-        # Raised within JAX it may leave broken what JAX frees at the end: the process would crash after this message.
-        print("interrupted; the same command resumes where it stopped", file=sys.stderr, flush=True)
-        sys.stdout.flush()
-        os._exit(130)
+        try:
+            print("interrupted; the same command resumes where it stopped", file=sys.stderr, flush=True)
+            sys.stdout.flush()
+        finally:
+            # Raised within JAX it may have left broken what JAX frees at the end, where the process would crash.
+            os._exit(130)
 
 
 def main(arguments: list[str] | None = None) -> int:

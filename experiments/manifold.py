@@ -30,6 +30,7 @@ import numpy as np
 
 from ..compression import manifold
 from ..compression.batches import over_draws, over_images
+from ..compression.decompositions import orthonormal, svd
 from ..compression.gradients import gradient
 from ..compression.hypothesis import Hypothesis
 from ..compression.jacobian import (
@@ -231,7 +232,7 @@ def _denoiser_tangent(settings, denoiser, schedule, x, key):
 
 def _whole(settings, models, x, label, key):
     matrix = jacobian(models.purifier, x, key)
-    values, right = jnp.linalg.svd(matrix)[1:]
+    values, right = svd(matrix)[1:]
     return {
         "singular_values": values, "symmetric": symmetric_spectrum(matrix),
         "asymmetry": jnp.linalg.norm(matrix - matrix.T) / (2 * jnp.linalg.norm(matrix)),
@@ -289,7 +290,7 @@ def _halves(settings, first, second, x, key):
 
 
 def _random(settings, known, x, key):
-    other = jnp.linalg.qr(manifold.isotropic(x, key, settings.dimension).reshape(settings.dimension, -1).T)[0]
+    other = orthonormal(manifold.isotropic(x, key, settings.dimension).reshape(settings.dimension, -1).T)
     return manifold.principal_cosines(_data_tangent(settings, known, x), other)
 
 

@@ -14,10 +14,10 @@ Beside the paper's l2 rate stand the l_inf-to-l_inf ratio (the attack's norm), t
 from collections.abc import Iterator
 from functools import partial
 
-import jax.numpy as jnp
 import numpy as np
 
 from ..compression.batches import over_images
+from ..compression.decompositions import singular_values
 from ..compression.jacobian import jacobian, rms_rate, rms_rate_hutchinson
 from ..compression.losses import margin
 from ..compression.rates import expected_rates
@@ -141,5 +141,5 @@ def _anchor(classifier, purifier, x, label, key):
 
 def _spectrum(purifier, x, key):
     matrix = jacobian(purifier, x, key)
-    return (jnp.linalg.svd(matrix, compute_uv=False), rms_rate(matrix),
+    return (singular_values(matrix), rms_rate(matrix),
             *rms_rate_hutchinson(purifier, x, key, draws=HUTCHINSON_DRAWS))
