@@ -35,7 +35,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest files first, so that no process works through one alone at the end."""
+    """The longest files first, so that no process works through one alone at the end.
+
+    xdist would put those of the fewest tests last, which may be the longest; `make test` tells it not to.
+    """
     longest = ("test_experiments.py", "test_resume.py", "test_structure.py", "test_attacks.py")
     items.sort(key=lambda item: longest.index(item.path.name) if item.path.name in longest else len(longest))
 
