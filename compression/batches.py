@@ -88,13 +88,7 @@ def over_images(
     if mesh is not None:
         shared = jax.device_put(shared, NamedSharding(mesh, PartitionSpec()))
 
-    def call(start: int, together: int) -> Any:
-        kept = which[np.minimum(np.arange(start, start + together), len(which) - 1)]
-        shard = jax.tree.map(partial(_picked, kept), rows)
-        if mesh is not None:
-            shard = jax.device_put(shard, NamedSharding(mesh, PartitionSpec(mesh.axis_names)))
-        return jax.device_get(_over_shard(_static(function), shared, shard, mesh))
-
+    call = partial(_call, function, shared, rows, which, mesh)
     results = []
     for start in range(0, len(which), together):
         try:
@@ -108,6 +102,15 @@ def over_images(
     result = jax.tree.map(lambda *leaves: np.concatenate(leaves), *results)
     require_finite(result, name, which)
     return result
+
+
+def _call(function, shared, rows, which, mesh, start: int, together: int):
+    """The results of the next `together` rows, the last one again where there are fewer."""
+    kept = which[np.minimum(np.arange(start, start + together), len(which) - 1)]
+    shard = jax.tree.map(partial(_picked, kept), rows)
+    if mesh is not None:
+        shard = jax.device_put(shard, NamedSharding(mesh, PartitionSpec(mesh.axis_names)))
+    return jax.device_get(_over_shard(_static(function), shared, shard, mesh))
 
 
 def call_size(rows: Any) -> int:

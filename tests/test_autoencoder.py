@@ -13,6 +13,7 @@ import purimetry as pm
 from purimetry.compression import batches, randomness
 from purimetry.compression.data.dataset import Bytes, Dataset
 from purimetry.compression.networks.autoencoder import Posterior
+from purimetry.compression.networks.pure import blueprint
 from purimetry.compression.purifiers.autoencoder import draw
 from purimetry.compression.training import autoencoders
 from purimetry.experiments import models
@@ -81,7 +82,7 @@ def test_a_sweep_over_sigma_is_one_program():
 ])
 def test_any_width_and_any_side_that_the_stride_divides(shape, channels, latent, inner):
     for build in (pm.Autoencoder, pm.Variational):
-        network = nnx.eval_shape(lambda: build(shape, latent, channels=channels, rngs=nnx.Rngs(0)))
+        network = blueprint(partial(build, shape, latent, channels=channels))
         posterior = jax.eval_shape(lambda n, x: n.encode(x), network, jnp.zeros(shape))
         assert posterior.mean.shape == inner
         assert jax.eval_shape(lambda n, x: n(x), network, jnp.zeros(shape)).shape == shape

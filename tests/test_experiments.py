@@ -4,7 +4,6 @@ from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -47,14 +46,10 @@ def folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def forget():
-    """An experiment's programs are its own; those of all of them together take gigabytes.
-
-    No compiled call is padded to more images than there are.
-    """
+def unpadded():
+    """No compiled call is padded to more images than there are."""
     with calls_of(TINY["images"]):
         yield
-    jax.clear_caches()
 
 
 FEWER = {

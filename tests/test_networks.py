@@ -1,6 +1,7 @@
 """Networks: the convolution primitive against lax, GroupNorm against Flax, the contracts of the architectures."""
 
 import re
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ from purimetry.compression.networks.convolution import (
     Convolution, convolve, convolve_strided, depth_to_space, space_to_depth, upsample,
 )
 from purimetry.compression.networks.normalisation import GroupNorm
-from purimetry.compression.networks.pure import pure
+from purimetry.compression.networks.pure import blueprint, pure
 from purimetry.compression.networks.unet import UNet, sinusoidal
 
 KEYS = jax.random.split(jax.random.key(0), 5)
@@ -213,6 +214,14 @@ def test_sides_that_cannot_be_halved_are_refused():
         ARCHITECTURES["unet"][0](jnp.ones((5, 4, 2)), jnp.float32(0))
     with pytest.raises(ValueError, match=r"divisible by 4, got \(8, 6, 1\)"):
         ConvNet((8, 6, 1), classes=2, rngs=nnx.Rngs(0))
+
+
+def test_a_blueprint_is_the_module_without_its_arrays():
+    build = partial(ConvNet, (4, 8, 2), 5, (16,))
+    described, built = pure(blueprint(build)), pure(build(rngs=nnx.Rngs(0)))
+    shapes = lambda network: jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), network.state)
+    assert described.graph == built.graph and shapes(described) == shapes(built)
+    assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(described))
 
 
 def test_a_pure_network_is_a_pytree_of_its_weights():

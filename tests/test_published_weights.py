@@ -17,6 +17,7 @@ from purimetry.compression.networks import (
     clip_image, ddpm_unet, guided_unet, inception, preprocessing, resnet, wide_resnet,
 )
 from purimetry.compression.networks.from_torch import from_torch
+from purimetry.compression.networks.pure import blueprint
 from purimetry.compression.records import RecordError
 
 
@@ -89,14 +90,14 @@ HO_CIFAR10 = dict(  # config.json of google/ddpm-cifar10-32
 ], ids=["Inception-v3", "ViT-B/32", "ViT-B/16", "ViT-L/14",
         "ResNet-20", "ResNet-56", "ResNet-18", "ResNet-50", "WRN-28-10", "DDPM", "guided"])
 def test_networks_have_the_published_number_of_parameters(build, parameters):
-    module = nnx.eval_shape(lambda: build(rngs=nnx.Rngs(0)))
-    assert sum(leaf.size for leaf in jax.tree.leaves(nnx.state(module, nnx.Param))) == parameters
+    assert sum(leaf.size for leaf in jax.tree.leaves(nnx.state(blueprint(build), nnx.Param))) == parameters
 
 
 @pytest.mark.parametrize("dims, shape", [(2048, (32, 32, 3)), (768, (8, 8, 1)), (192, (300, 400, 3)), (64, (8, 8, 1))])
 def test_inception_gives_the_dimensions_asked_for_at_any_size(dims, shape):
-    module = lambda x: inception.Inception(dims, rngs=nnx.Rngs(0))(x)
-    assert jax.eval_shape(module, jax.ShapeDtypeStruct(shape, jnp.float32)).shape == (dims,)
+    network = blueprint(partial(inception.Inception, dims))
+    x = jax.ShapeDtypeStruct(shape, jnp.float32)
+    assert jax.eval_shape(lambda network, x: network(x), network, x).shape == (dims,)
 
 
 def test_inception_refuses_other_dimensions():
@@ -188,7 +189,7 @@ def test_a_card_that_says_nothing_of_the_kind_is_refused(text, tmp_path):
     (partial(guided_unet.GuidedUNet, 32, (1, 2, 2, 2), 1, (), 32), (28, 32)),
 ], ids=["DDPM", "guided"])
 def test_sides_that_cannot_be_halved_are_refused(build, sides):
-    network = nnx.eval_shape(lambda: build(rngs=nnx.Rngs(0)))
+    network = blueprint(build)
     with pytest.raises(ValueError, match=rf"divisible by 8, got \({sides[0]}, {sides[1]}, 3\)"):
         network(jnp.zeros((*sides, 3)), jnp.float32(0))
 

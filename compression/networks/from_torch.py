@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from .pure import Network
+from .pure import Network, blueprint
 
 NAMES = {"kernel": "weight", "scale": "weight", "embedding": "weight", "mean": "running_mean", "var": "running_var"}
 """Flax's names of a layer's arrays that PyTorch names otherwise."""
@@ -37,7 +37,7 @@ def from_torch(
     if not isinstance(arrays, Mapping):
         raise TypeError(f"expected a state dict, names with their arrays, got {type(arrays).__name__}; read a file by "
                         "pm.load_published(path)")
-    graph, state = nnx.split(nnx.eval_shape(lambda: build(rngs=nnx.Rngs(0))))
+    graph, state = nnx.split(blueprint(build))
     structure = jax.tree.structure(state)
     axes, shapes = _described(state)
     used = {name: array for name, array in arrays.items() if not any(fnmatchcase(name, p) for p in ignored)}
@@ -63,7 +63,7 @@ def shapes_of(build: Callable[..., nnx.Module]) -> dict[str, tuple[int, ...]]:
     >>> shapes_of(lambda rngs: nnx.Dict(readout=nnx.Linear(2, 3, rngs=rngs)))
     {'readout.bias': (3,), 'readout.weight': (3, 2)}
     """
-    return _described(nnx.state(nnx.eval_shape(lambda: build(rngs=nnx.Rngs(0)))))[1]
+    return _described(nnx.state(blueprint(build)))[1]
 
 
 def _described(state) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:

@@ -1,5 +1,6 @@
 """A Flax module split once into a pure, callable pytree."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import jax
@@ -39,3 +40,19 @@ class Network:
 def pure(module: nnx.Module) -> Network:
     """Split a module into its architecture and weights."""
     return Network(*nnx.split(module))
+
+
+def blueprint(build: Callable[..., nnx.Module]) -> nnx.Module:
+    """The module that `build(rngs=...)` describes, with shapes and types in the place of arrays; nothing is computed.
+
+    >>> blueprint(lambda rngs: nnx.Linear(2, 3, rngs=rngs)).kernel.shape
+    (2, 3)
+    """
+    return nnx.eval_shape(lambda: build(rngs=_OneKey()))
+
+
+class _OneKey(nnx.Rngs):
+    """The same key for every array. Flax would count keys, and at each count look through the whole trace so far."""
+
+    def params(self) -> jax.Array:
+        return jax.random.key(0)
