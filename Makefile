@@ -19,7 +19,7 @@ reproduce: .venv/core.stamp
 	$(BIN)/purimetry reproduce $(ARGS)
 
 test: .venv/tests.stamp
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0 $(ARGS)
 
 lint: .venv/tests.stamp
 	$(BIN)/ruff check $(ARGS) .
