@@ -116,8 +116,8 @@ class Case:
         self.setting = setting
         self.x = digits().test_images[: setting.images]
         self.keys = randomness.configurations(0, np.arange(setting.images))
-        self.unet = _shaken(UNet(1, setting.channels, rngs=nnx.Rngs(0)), 1)
-        self.classifier = _shaken(ConvNet(self.x.shape[1:], 10, setting.channels, rngs=nnx.Rngs(2)), 3)
+        self.unet = _shaken(partial(UNet, 1, setting.channels), 0)
+        self.classifier = _shaken(partial(ConvNet, self.x.shape[1:], 10, setting.channels), 2)
         self.labels = _vmapped(self.classifier, self.x).argmax(1)  # so that no image is misclassified to begin with
         self.steps = samplers.ddpm(schedules.respaced(schedules.linear(), 100), setting.t_star)
         self.purifier = diffusion(self.unet, self.steps)
@@ -251,13 +251,13 @@ def _scan_gradient(convolution, x, kernel):
     return jax.grad(lambda x: jnp.sum(jax.lax.scan(step, x, length=10)[0] ** 2))(x)
 
 
-def _shaken(module, seed: int) -> Network:
+@partial(jax.jit, static_argnums=(0, 1))
+def _shaken(build: Callable[..., nnx.Module], seed: int) -> Network:
     """Our networks start near zero, where any two agree; noise on every weight makes the comparison count."""
-    network = pure(module)
-    leaves, tree = jax.tree.flatten(network.state)
-    keys = jax.random.split(jax.random.key(seed), len(leaves))
+    leaves, tree = jax.tree.flatten(pure(build(rngs=nnx.Rngs(seed))))
+    keys = jax.random.split(jax.random.key(seed + 1), len(leaves))
     moved = [leaf + 0.1 * jax.random.normal(key, leaf.shape) for leaf, key in zip(leaves, keys, strict=True)]
-    return network.with_state(jax.tree.unflatten(tree, moved))
+    return jax.tree.unflatten(tree, moved)
 
 
 def _channels_last(x: torch.Tensor) -> np.ndarray:

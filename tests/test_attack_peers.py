@@ -50,8 +50,9 @@ def test_the_twins_of_what_is_trained_here_have_our_logits():
         moved = lambda w: w + jnp.asarray(0.1 * random.normal(size=w.shape), jnp.float32)
         return network.with_state(jax.tree.map(moved, network.state))
 
-    classifier = shaken(pm.pure(pm.ConvNet((8, 8, 1), 10, (8, 16), rngs=nnx.Rngs(0))))
-    denoiser = shaken(pm.pure(pm.UNet(1, (8, 16), rngs=nnx.Rngs(1))))
+    networks = jax.jit(lambda: (
+        pm.pure(pm.ConvNet((8, 8, 1), 10, (8, 16), rngs=nnx.Rngs(0))), pm.pure(pm.UNet(1, (8, 16), rngs=nnx.Rngs(1)))))
+    classifier, denoiser = map(shaken, networks())
     purifier = pm.diffusion(denoiser, pm.ddpm(pm.respaced(pm.linear(), 10), 2))
     images = random.uniform(size=(3, 8, 8, 1)).astype(np.float32)
     bare = attack_peers.Defence(images, np.zeros(3, int), classifier, identity, jax.random.key(0),

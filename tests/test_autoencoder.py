@@ -22,9 +22,11 @@ from purimetry.experiments.configuration import Training
 SHAPE, KEY = (8, 8, 1), pm.configuration(0, 0)
 IMAGES = np.random.default_rng(0).uniform(0.2, 0.8, (3, *SHAPE)).astype(np.float32)
 KEYS = pm.configurations(0, np.arange(3))
-SIZES = dict(latent=6, channels=(4, 8), rngs=nnx.Rngs(0))
-ALP = pm.pure(pm.Autoencoder(SHAPE, sigma=0.5, **SIZES))
-VAE = pm.pure(pm.Variational(SHAPE, **SIZES))
+SIZES = dict(latent=6, channels=(4, 8))
+ALP, VAE = jax.jit(lambda: (
+    pm.pure(pm.Autoencoder(SHAPE, sigma=0.5, rngs=nnx.Rngs(0), **SIZES)),
+    pm.pure(pm.Variational(SHAPE, rngs=nnx.Rngs(0), **SIZES)),
+))()
 
 
 @pytest.mark.parametrize("network", [ALP, VAE], ids=["alp", "vae"])
@@ -39,10 +41,10 @@ def test_without_noise_it_is_the_deterministic_autoencoder(network):
 @pytest.mark.parametrize("purifier, network", [(pm.alp(ALP), ALP), (pm.vae(VAE), VAE)], ids=["alp", "vae"])
 def test_the_noise_in_the_latent_is_sigma_xi(purifier, network):
     """Eqs. 1 and 2, with the noise of the key's own direction."""
-    mean, sigma = network.module.encode(jnp.asarray(IMAGES[0]))
+    mean, sigma = jax.jit(lambda network, x: network.module.encode(x))(network, IMAGES[0])
     xi = jax.random.normal(randomness.step_key(KEY, randomness.LATENT, 0), mean.shape)
-    expected = jnp.clip(network.module.decode(mean + sigma * xi), 0, 1)
-    np.testing.assert_allclose(purifier(jnp.asarray(IMAGES[0]), KEY), expected, atol=1e-6)
+    expected = jax.jit(lambda network, z: jnp.clip(network.module.decode(z), 0, 1))(network, mean + sigma * xi)
+    np.testing.assert_allclose(jax.jit(purifier)(IMAGES[0], KEY), expected, atol=1e-6)
     assert sigma.shape == (() if network is ALP else mean.shape)
 
 
@@ -64,8 +66,8 @@ def test_sigma_is_one_number_or_one_a_channel():
         network = pm.pure(pm.Autoencoder(SHAPE, 6, each, learned, (4, 8), rngs=nnx.Rngs(0)))
         np.testing.assert_allclose(network.module.sigma, each, rtol=1e-6)
         assert len(jax.tree.leaves(network)) == len(jax.tree.leaves(ALP)) - (not learned)
-    x = jnp.asarray(IMAGES[0])
-    np.testing.assert_array_equal(pm.alp(network)(x, KEY), pm.alp(ALP, np.asarray(each))(x, KEY))
+    purifiers = pm.alp(network), pm.alp(ALP, np.asarray(each))
+    np.testing.assert_array_equal(*(pm.purify(purifier, IMAGES, KEYS) for purifier in purifiers))
 
 
 def test_a_sweep_over_sigma_is_one_program():

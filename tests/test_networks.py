@@ -167,17 +167,17 @@ def test_sinusoidal_embedding_turns_at_its_frequencies():
 
 
 def _unet(channels, blocks):
-    network = pure(UNet(2, channels=channels, blocks=blocks, groups=4, rngs=nnx.Rngs(0)))
+    network = jax.jit(lambda: pure(UNet(2, channels=channels, blocks=blocks, groups=4, rngs=nnx.Rngs(0))))()
     return network, lambda network, x: network(x, jnp.float32(3))
 
 
 def _convnet(shape, channels):
-    network = pure(ConvNet(shape, classes=5, channels=channels, rngs=nnx.Rngs(0)))
+    network = jax.jit(lambda: pure(ConvNet(shape, classes=5, channels=channels, rngs=nnx.Rngs(0))))()
     return network, lambda network, x: network(x)
 
 
 def _sampled(build):
-    network = pure(build((4, 8, 2), latent=3, channels=(8,), rngs=nnx.Rngs(0)))
+    network = jax.jit(lambda: pure(build((4, 8, 2), latent=3, channels=(8,), rngs=nnx.Rngs(0))))()
     return network, lambda network, x: network.module.decode(sum(network.module.encode(x)))  # of mean and sigma
 
 

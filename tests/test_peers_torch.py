@@ -1,6 +1,9 @@
 """Our layers against torch's on the same weights."""
 
+from functools import partial
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -8,6 +11,7 @@ from flax import nnx
 from purimetry.compression.networks.autoencoder import Autoencoder
 from purimetry.compression.networks.convolution import convolve
 from purimetry.compression.networks.normalisation import GroupNorm
+from purimetry.compression.networks.pure import blueprint
 from purimetry.compression.networks.unet import Block
 
 pytestmark = pytest.mark.peer
@@ -36,13 +40,11 @@ def convolution(x, kernel, bias=None):
     return F.conv2d(x, torch.tensor(np.array(kernel).transpose(3, 2, 0, 1)), bias, padding=1)
 
 
-def randomised(module):
-    """Every weight drawn anew, so that no bias is 0 and no scale is 1."""
-    graph, state = nnx.split(module)
-    leaves, tree = jax.tree.flatten(state)
-    keys = jax.random.split(jax.random.key(3), len(leaves))
-    drawn = [0.3 * jax.random.normal(key, leaf.shape) for key, leaf in zip(keys, leaves, strict=True)]
-    return nnx.merge(graph, jax.tree.unflatten(tree, drawn))
+def randomised(build):
+    """The module with every weight drawn, so that no bias is 0 and no scale is 1."""
+    (graph, state), random = nnx.split(blueprint(build)), np.random.default_rng(3)
+    drawn = lambda leaf: jnp.asarray(0.3 * random.normal(size=leaf.shape), leaf.dtype)
+    return nnx.merge(graph, jax.tree.map(drawn, state))
 
 
 def test_convolve_and_its_gradients_equal_torchs():
@@ -60,13 +62,13 @@ def test_convolve_and_its_gradients_equal_torchs():
 
 @pytest.mark.parametrize("groups", [1, 2, 4, 8])
 def test_group_norm_equals_torchs(groups):
-    norm = randomised(GroupNorm(8, groups, rngs=nnx.Rngs(0)))
+    norm = randomised(partial(GroupNorm, 8, groups))
     theirs = F.group_norm(first(5 + X), groups, vector(norm.scale), vector(norm.bias), norm.epsilon)
     np.testing.assert_allclose(norm(5 + X), last(theirs), **FLOAT)
 
 
 def test_unet_block_equals_torchs():
-    block, embedding = randomised(Block(8, 12, 16, 4, nnx.Rngs(0))), jax.random.normal(jax.random.key(4), (16,))
+    block, embedding = randomised(partial(Block, 8, 12, 16, 4)), jax.random.normal(jax.random.key(4), (16,))
     grouped = lambda norm, x: F.group_norm(x, norm.groups, vector(norm.scale), vector(norm.bias), norm.epsilon)
     convolved = lambda layer, x: convolution(x, layer.kernel[...], vector(layer.bias))
     dense = lambda layer, x: F.linear(x, vector(layer.kernel).T, vector(layer.bias))
@@ -80,7 +82,7 @@ def test_unet_block_equals_torchs():
 
 def test_autoencoder_equals_torchs():
     """Its latent and its reconstruction, by layers that torch has under other names."""
-    network = randomised(Autoencoder((8, 4, 3), 6, channels=(8, 12), rngs=nnx.Rngs(0)))
+    network = randomised(partial(Autoencoder, (8, 4, 3), 6, channels=(8, 12)))
     x = jax.random.uniform(jax.random.key(5), (8, 4, 3))
 
     def blocks(x, level):

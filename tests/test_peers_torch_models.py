@@ -35,7 +35,7 @@ def twin(build, network):
 
 @pytest.fixture(scope="module")
 def classifiers():
-    ours = stirred(pm.pure(pm.ConvNet((8, 8, 1), 10, (4,), rngs=nnx.Rngs(0))), 1)
+    ours = jax.jit(lambda: stirred(pm.pure(pm.ConvNet((8, 8, 1), 10, (4,), rngs=nnx.Rngs(0))), 1))()
     return ours, pm.torch_classifier(twin(twins.ConvNet, ours))
 
 
@@ -190,13 +190,15 @@ def test_jacobians_go_forward_and_backward(classifiers):
     """A push is a pull of PyTorch's pull; mapped, transposed and in a loop, against the same in JAX."""
     ours, theirs = (lambda x, key, c=c: jnp.tanh(c(x).sum() * x) for c in classifiers)
     x, key = jnp.asarray(IMAGES[0]), XI[0]
-    expected = pm.jacobian(ours, x, key)
-    np.testing.assert_allclose(pm.jacobian(theirs, x, key), expected, **FLOAT)
-    np.testing.assert_allclose(jax.jacrev(lambda x: theirs(x, key).ravel())(x).reshape(64, 64), expected, **FLOAT)
-    found = [pm.largest_singular_values(f, x, key, k=2, iterations=8).values for f in (ours, theirs)]
+    expected, found = (jax.jit(partial(pm.jacobian, f))(x, key) for f in (ours, theirs))
+    np.testing.assert_allclose(found, expected, **FLOAT)
+    pulled = jax.jit(jax.jacrev(lambda x: theirs(x, key).ravel()))(x)
+    np.testing.assert_allclose(pulled.reshape(64, 64), expected, **FLOAT)
+    singular = lambda f: jax.jit(partial(pm.largest_singular_values, f, k=2, iterations=8))(x, key).values
+    found = [singular(f) for f in (ours, theirs)]
     np.testing.assert_allclose(found[1], found[0], rtol=1e-3)  # eight products, one after another
     looped = lambda x: jax.lax.fori_loop(0, 2, lambda _, x: theirs(x, key), x)
-    twice = jax.jvp(lambda x: ours(ours(x, key), key), (x,), (x,))[1]
+    twice = jax.jit(lambda x: jax.jvp(lambda x: ours(ours(x, key), key), (x,), (x,))[1])(x)
     np.testing.assert_allclose(jax.jit(lambda x: jax.jvp(looped, (x,), (x,))[1])(x), twice, **FLOAT)
 
 

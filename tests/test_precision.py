@@ -36,7 +36,7 @@ def stirred(network, seed):
     return jax.tree.unflatten(tree, drawn)
 
 
-UNET = stirred(pure(UNet(1, (8, 16), rngs=nnx.Rngs(0))), 1)
+UNET = jax.jit(lambda: stirred(pure(UNet(1, (8, 16), rngs=nnx.Rngs(0))), 1))()
 NARROW = in_precision(UNET, jnp.bfloat16)
 
 

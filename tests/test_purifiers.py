@@ -14,9 +14,11 @@ from purimetry.compression.networks.convolution import convolve
 from purimetry.compression.purifiers.diffusion import first_bad_step
 
 SCHEDULE = pm.respaced(pm.linear(), 100)
-NETWORK = pm.pure(pm.UNet(1, (8, 16), 4, rngs=nnx.Rngs(0)))
-AUTOENCODER = pm.pure(pm.Autoencoder((8, 8, 1), 4, channels=(4, 8), rngs=nnx.Rngs(0)))
-NETWORK = NETWORK.with_state(jax.tree.map(lambda w: w + 0.05, NETWORK.state))  # an untrained output is all but zero
+NETWORK, AUTOENCODER, VARIATIONAL = jax.jit(lambda: (
+    jax.tree.map(lambda w: w + 0.05, pm.pure(pm.UNet(1, (8, 16), 4, rngs=nnx.Rngs(0)))),  # else it gives all but zero
+    pm.pure(pm.Autoencoder((8, 8, 1), 4, channels=(4, 8), rngs=nnx.Rngs(0))),
+    pm.pure(pm.Variational((8, 8, 1), 4, (4, 8), rngs=nnx.Rngs(0))),
+))()
 
 
 def _layer(kernel, x, t):
@@ -41,7 +43,7 @@ PURIFIERS = {
     "ddpm, cosine": pm.diffusion(NETWORK, pm.ddpm(pm.cosine(100), 4)),
     "alp": pm.alp(AUTOENCODER, 0.5),
     "autoencoder": pm.reformer(AUTOENCODER),
-    "vae": pm.vae(pm.pure(pm.Variational((8, 8, 1), 4, (4, 8), rngs=nnx.Rngs(0)))),
+    "vae": pm.vae(VARIATIONAL),
     "ddpm, paper's hash": pm.diffusion(SMALL, pm.ddpm(SCHEDULE, 4), randomness.paper_step_key),
 }
 IMAGES = np.random.default_rng(0).uniform(0, 1, (5, 8, 8, 1)).astype(np.float32)

@@ -19,7 +19,7 @@ from purimetry.compression.purifiers.diffusion import diffusion
 
 SCHEDULE = schedules.linear(100, 1e-3, 0.05)
 SHAPE = (8, 8, 1)
-UNET = pure(UNet(1, channels=(8,), groups=4, rngs=nnx.Rngs(0)))
+UNET = jax.jit(lambda: pure(UNet(1, channels=(8,), groups=4, rngs=nnx.Rngs(0))))()
 IMAGES = jax.random.uniform(jax.random.key(1), (64, *SHAPE))
 XIS = randomness.configurations(0, np.arange(64))
 KINDS = sorted(samplers.SAMPLERS)
@@ -34,6 +34,7 @@ SMALL = Partial(_two_layers, [jax.random.normal(jax.random.key(i), shape) / 3
 """A predictor that is far from linear and quick to compile."""
 
 
+@jax.jit
 def stirred(network):
     """The network with its small initial last layers enlarged, so that its output is far from constant."""
     leaves, tree = jax.tree.flatten(network)
