@@ -17,10 +17,10 @@ from .batches import over_draws, over_images
 from .checks import (
     check_budget, check_classifier, check_image, check_images, check_keys, check_labels, check_positive, check_shape,
 )
-from .losses import defended, margin, margins
+from .losses import defended, margins
 from .purifiers.identity import identity
 from .purifiers.purify import purify
-from .rates import rate_images
+from .rates import pulled_back, rate_images
 from .survival import Survival
 from .types import Budget, Classifier, Image, Key, Label, Purifier, Scalar
 
@@ -89,8 +89,8 @@ def first_order_margin(
 ) -> Scalar:
     """The largest margin within eps and [0, 1] of the defence linearised at x: one gradient; < 0 withstands."""
     check_image(x)
-    value, gradient = jax.value_and_grad(lambda x: margin(classifier(purifier(x, key)), label))(x)
-    return value + linear_gain(gradient, x, x, eps)
+    found = pulled_back(classifier, purifier, x, label, key)
+    return found.margin + linear_gain(found.at_image, x, x, eps)
 
 
 def linear_gain(gradient: Image, at: Image, x: Image, eps: Budget) -> Scalar:

@@ -103,9 +103,33 @@ def adversarial_rate(classifier: Classifier, purifier: Purifier, x: Image, label
     so this ratio is the rate at which f_xi turns one budget into the other. One vector-Jacobian product.
     """
     check_image(x)
+    return pulled_back(classifier, purifier, x, label, key).rate
+
+
+class PulledBack(NamedTuple):
+    """The margin, its gradient g at the anchor, and J_f^T g, its gradient at the image."""
+
+    margin: Scalar
+    at_anchor: Image
+    at_image: Image
+
+    @property
+    def rate(self) -> Scalar:
+        """||J_f^T g||_1 / ||g||_1."""
+        return jnp.abs(self.at_image).sum() / jnp.abs(self.at_anchor).sum()
+
+
+def pulled_back(classifier: Classifier, purifier: Purifier, x: Image, label: Label, key: Key) -> PulledBack:
+    """The gradient of the margin at the anchor f_xi(x), pulled back to x: one vector-Jacobian product.
+
+    >>> found = pulled_back(lambda x: x.ravel(), lambda x, key: x / 2, jnp.ones((1, 2, 1)), jnp.int32(0),
+    ...                     jax.random.key(0))
+    >>> found.at_anchor.ravel().tolist(), found.at_image.ravel().tolist()
+    ([-1.0, 1.0], [-0.5, 0.5])
+    """
     anchor, pull = jax.vjp(lambda x: purifier(x, key), x)
-    gradient = jax.grad(lambda a: margin(classifier(a), label))(anchor)
-    return jnp.abs(pull(gradient)[0]).sum() / jnp.abs(gradient).sum()
+    value, gradient = jax.value_and_grad(lambda a: margin(classifier(a), label))(anchor)
+    return PulledBack(value, gradient, pull(gradient)[0])
 
 
 def _norms(rows, order):

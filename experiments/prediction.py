@@ -26,10 +26,10 @@ from jaxtyping import Float
 
 from ..compression.batches import over_images
 from ..compression.prediction import (
-    CANDIDATES, RIVALS, SEGMENT, STEP_SIZES, by_survival, extrapolated_margin, first_order_margin, fit_sigmoid,
-    image_wise, likely_rivals, short_attack,
+    CANDIDATES, RIVALS, SEGMENT, STEP_SIZES, by_survival, extrapolated_margin, fit_sigmoid, image_wise, likely_rivals,
+    linear_gain, short_attack,
 )
-from ..compression.rates import adversarial_rate
+from ..compression.rates import pulled_back
 from ..compression.records import Arrays, Measurement
 from ..compression.statistics import spearman
 from ..compression.survival import kaplan_meier
@@ -55,13 +55,16 @@ def probes(bench: Workbench, cell: Cell, eps: float) -> Arrays:
         compressed = np.asarray(eps * rates(bench, cell, eps, seed)["l2"], np.float32)
         rivals = over_images(likely_rivals, shared[:1], anchors(bench, cell, seed)["anchor"], labels, compressed)
         found = short_attack(*shared, images, labels, keys, eps, rivals, together(images))
-        return {
-            "adversarial_rate": over_images(adversarial_rate, shared, images, labels, keys),
-            "first_order": over_images(first_order_margin, shared, images, labels, keys, budget),
-            **found._asdict(),
-        }
+        rate, margin = over_images(_first_order, shared, images, labels, keys, budget, name="first order")
+        return {"adversarial_rate": rate, "first_order": margin, **found._asdict()}
 
     return bench.per_image("prediction", cell, f"eps{eps:g}-probes", compute)
+
+
+def _first_order(classifier, purifier, x, label, key, eps):
+    """The adversarial rate and the margin of the linearised defence, which share their gradient."""
+    found = pulled_back(classifier, purifier, x, label, key)
+    return found.rate, found.margin + linear_gain(found.at_image, x, x, eps)
 
 
 def survivors(bench: Workbench, cell: Cell, eps: float) -> Arrays:
@@ -141,7 +144,7 @@ def _probe(bench: Workbench, cell: Cell) -> Iterator[Arrays]:
 
 def passes(bench: Workbench) -> list[Passes]:
     """Through what an image goes: the defence, and for the choice of rivals the classifier alone."""
-    gradients = sum(GRADIENTS.values()) - GRADIENTS["extrapolated_attack"]  # which is the short one read otherwise
+    gradients = GRADIENTS["first_order"] + GRADIENTS["short_attack"]  # the other two come with these
     bare = Passes(BARE, 1 + CANDIDATES, 1 + CANDIDATES * len(STEP_SIZES))
     return [found for cell in bench.cells for _ in bench.configuration.eps
             for found in (Passes(cell, RIVALS * len(STEP_SIZES) // SEGMENT, gradients), bare)]
