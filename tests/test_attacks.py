@@ -65,8 +65,13 @@ linear, curved = classifier(), classifier(bend=1.0)
 flat = classifier(0 * WEIGHTS, jnp.array([0.3, 0.2, 0.1, 0.0]))
 
 
+logits = jax.jit(lambda classifier, images: jax.vmap(classifier)(images))
+margins = jax.jit(jax.vmap(losses.margin))
+started = jax.jit(lambda start, x, key: start(x, key, jnp.int32(0))[0], static_argnums=0)
+
+
 def predicted(classifier, images=IMAGES):
-    return np.array(jax.vmap(classifier)(jnp.asarray(images)).argmax(1))
+    return np.argmax(logits(classifier, images), 1)
 
 
 def run(attack, eps, classifier=curved, images=IMAGES, labels=None, keys=KEYS, **settings):
@@ -87,8 +92,7 @@ def test_budget_and_pixel_range_are_respected(attack):
     over = lengths(result.x - images, norm) / eps
     assert over.max() < 1 + 1e-5  # float32 rounding of x + eps
     assert result.x.min() >= 0 and result.x.max() <= 1
-    judged = jax.vmap(losses.margin)(jax.vmap(curved)(jnp.asarray(result.x)), jnp.asarray(labels))
-    np.testing.assert_allclose(result.margin, judged, atol=1e-5)  # float32
+    np.testing.assert_allclose(result.margin, margins(logits(curved, result.x), labels), atol=1e-5)  # float32
     np.testing.assert_array_equal(result.broken_at >= 0, result.margin >= 0)
     assert 0 < (result.broken_at >= 0).sum()
 
@@ -116,7 +120,7 @@ def test_attacking_many_equals_attacking_each(name):
     def alone(x, label, key, eps):
         return attack(eps)(losses.defended(curved, identity, label), x, key)
 
-    each = alone(IMAGES[:8], jnp.asarray(labels), KEYS[:8], jnp.asarray(eps, jnp.float32))
+    each = jax.tree.map(np.asarray, alone(IMAGES[:8], labels, KEYS[:8], eps.astype(np.float32)))
     np.testing.assert_array_equal(together.broken_at, each.broken_at)
     robust = together.broken_at < 0
     assert 0 < robust.sum() < 8
@@ -150,9 +154,8 @@ def test_the_key_determines_the_attack_and_nothing_recompiles_it(attack):
     other, _ = run(attack, np.linspace(0.01, 0.1, N), images=EDGED, keys=randomness.configurations(1, np.arange(N)))
     assert batches._over_shard._cache_size() == programs
     elsewhere, _ = run(attack, 0.05, labels=labels, keys=randomness.configurations(1, np.arange(N)))
-    start = attack(0.1).start
-    same = [start(jnp.asarray(IMAGES[0]), key, jnp.int32(0))[0] for key in KEYS[:2]]
-    if (same[0] == same[1]).all():  # nothing is random: all starts of the table are random or clean
+    one, same = (started(attack(0.1).start, IMAGES[0], key) for key in (KEYS[0], KEYS[1]))
+    if np.array_equal(one, same):  # nothing is random: all starts of the table are random or clean
         np.testing.assert_array_equal(first.x, elsewhere.x)
 
 
@@ -169,18 +172,18 @@ def test_fresh_randomness_for_every_query_costs_as_much_and_judges_less():
     asked = lambda x, key: Objective(x.sum() + jax.random.normal(key), x.mean() - jnp.ones(3))
     attack = partial(square, queries=5, restarts=2)
     for constructor in (attack, partial(iterative.redrawn, attack)):
-        result = constructor(0.1)(asked, jnp.asarray(IMAGES[0]), KEYS[0])
+        result = jax.jit(lambda x, key: constructor(0.1)(asked, x, key))(IMAGES[0], KEYS[0])
         assert int(result.evaluations) == 1 + 2 * (5 + 1) + 1 and int(result.gradients) == 0
 
 
 @pytest.mark.parametrize("eps", [0.03, 0.3])
 def test_the_papers_step_is_a_hundredth_of_its_thirty_hundredths(eps):
     """Where the gradient is constant, s steps of 0.01 / 0.3 eps move each pixel by their sum (Table S6)."""
-    direction = jnp.where(jnp.arange(6.0).reshape(SHAPE) % 2 == 0, 1.0, -1.0)
+    direction = np.where(np.arange(6).reshape(SHAPE) % 2 == 0, np.float32(1), np.float32(-1))
     slope = lambda x, key: Objective((direction * x).sum(), (direction * x).sum()[None] - 10)
-    x = jnp.asarray(IMAGES[0])
+    x = IMAGES[0]
     for steps in (1, 7):
-        moved = pgd(eps, steps=steps, start=linf.clean_start)(slope, x, KEYS[0]).x
+        moved = jax.jit(partial(pgd(eps, steps=steps, start=linf.clean_start), slope))(x, KEYS[0]).x
         np.testing.assert_allclose(moved, x + steps * 0.01 / 0.3 * eps * direction, atol=1e-6)  # float32
 
 
@@ -205,7 +208,7 @@ def test_no_iterate_is_missed():
     np.testing.assert_array_equal(single.broken_at, expected)
     again = jax.jit(jax.vmap(lambda x, key: attack(1.0, restarts=3)(loss, x, key)))(images, KEYS[:13])
     np.testing.assert_array_equal(again.broken_at, expected)
-    assert (again.gradients == 3 * steps).all()
+    np.testing.assert_array_equal(again.gradients, 3 * steps)
 
 
 def test_an_iterate_of_a_later_restart_is_numbered_after_all_before_it():
@@ -214,8 +217,8 @@ def test_an_iterate_of_a_later_restart_is_numbered_after_all_before_it():
     attack = attack._replace(start=lambda x, key, restart: (x + 0.1 * restart, ()))
     at_restart = lambda wanted: lambda x, key: Objective(x.sum(), jnp.where(
         jnp.abs(x.sum() - 0.1 * wanted) < 0.01, 1.0, -1.0)[None])
-    found = [attack(at_restart(wanted), jnp.zeros((1, 1, 1)), KEYS[0]).broken_at for wanted in (0, 1, 2, 3)]
-    assert [int(index) for index in found] == [0, 1 + 5, 1 + 10, -1]
+    found = jax.vmap(lambda wanted: attack(at_restart(wanted), jnp.zeros((1, 1, 1)), KEYS[0]).broken_at)
+    assert jax.jit(found)(np.arange(4)).tolist() == [0, 1 + 5, 1 + 10, -1]
 
 
 def _two_hills(x):
@@ -250,9 +253,8 @@ def test_a_purifiers_randomness_is_the_images_own():
     purifier = lambda x, key: x + jax.random.uniform(key, x.shape)
     labels = np.zeros(N, int)
     result = attack_images(ATTACKS["pgd"], curved, purifier, IMAGES, labels, KEYS, 1e-6)
-    purified = jax.vmap(purifier)(jnp.asarray(IMAGES), KEYS)
-    margins = jax.vmap(losses.margin)(jax.vmap(curved)(purified), jnp.asarray(labels))
-    np.testing.assert_allclose(result.margin, margins, atol=1e-3)  # the budget moves the margin by 1e-6 * slope
+    judged = margins(logits(curved, jax.jit(jax.vmap(purifier))(IMAGES, KEYS)), labels)
+    np.testing.assert_allclose(result.margin, judged, atol=1e-3)  # the budget moves the margin by 1e-6 * slope
 
 
 def test_progress_is_told_and_falls_as_images_break():
