@@ -20,22 +20,32 @@ XI = randomness.configuration(0, 0)
 
 
 @jax.jit
-def jacobian(steps, x=X, xi=XI):
+def jacobian(steps, x, xi):
     return jax.jacfwd(lambda x: samplers.run(steps, PREDICTOR, x.reshape(SHAPE), xi).reshape(-1))(x.reshape(-1))
+
+
+@jax.jit
+def pulled_back(steps, cotangent):
+    return jax.vjp(lambda x: samplers.run(steps, PREDICTOR, x, XI), X)[1](cotangent)[0]
+
+
+@jax.jit
+def outputs(steps, xis):
+    return jax.vmap(lambda xi: samplers.run(steps, PREDICTOR, X, xi))(xis)
 
 
 def test_predictor_solves_the_linear_system_and_is_minus_the_score():
     predicted = jax.jit(lambda predictor, x, t: predictor(x, t))(PREDICTOR, X, jnp.float32(29))
     ab = SCHEDULE.alpha_bar[30]
     covariance = ab * FACTOR @ FACTOR.T + (1 - ab) * np.eye(D)
-    centred = (X - np.sqrt(ab) * DATA.mean).reshape(-1)
+    centred = (np.asarray(X) - np.sqrt(ab) * DATA.mean).reshape(-1)
     expected = np.sqrt(1 - ab) * np.linalg.solve(covariance, centred).reshape(SHAPE)
     np.testing.assert_allclose(predicted, expected, rtol=1e-5, atol=1e-6)  # float32 against float64
 
     log_density = lambda x: -0.5 * (x - np.sqrt(ab) * DATA.mean.reshape(-1)) @ jnp.linalg.solve(
         covariance, x - np.sqrt(ab) * DATA.mean.reshape(-1))
-    score = jax.grad(log_density)(X.reshape(-1))
-    np.testing.assert_allclose(predicted.reshape(-1), -np.sqrt(1 - ab) * score, rtol=1e-4, atol=1e-5)  # Eq. 17
+    score = np.asarray(jax.jit(jax.grad(log_density))(np.reshape(X, -1)))
+    np.testing.assert_allclose(np.reshape(predicted, -1), -np.sqrt(1 - ab) * score, rtol=1e-4, atol=1e-5)  # Eq. 17
 
 
 @pytest.mark.parametrize("t_star", [0, 1, 30, 100])
@@ -44,25 +54,24 @@ def test_jacobian_is_the_theorys_matrix_at_every_input_and_configuration(kind, t
     steps = samplers.SAMPLERS[kind](SCHEDULE, t_star)
     matrix = theory.purification(DATA, SCHEDULE, steps).matrix
     tolerance = dict(rtol=0, atol=2e-6 * max(1, np.abs(matrix).max()))  # 100 float32 steps, each rounding by 6e-8
-    np.testing.assert_allclose(jacobian(steps), matrix, **tolerance)
-    np.testing.assert_allclose(jacobian(steps, -X, randomness.configuration(5, 7)), matrix, **tolerance)
+    np.testing.assert_allclose(jacobian(steps, X, XI), matrix, **tolerance)
+    np.testing.assert_allclose(jacobian(steps, -np.asarray(X), randomness.configuration(5, 7)), matrix, **tolerance)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_pullback_is_the_transpose(kind):
     steps = samplers.SAMPLERS[kind](SCHEDULE, 30)
     matrix = theory.purification(DATA, SCHEDULE, steps).matrix
-    _, pullback = jax.vjp(lambda x: samplers.run(steps, PREDICTOR, x, XI), X)
     cotangent = RANDOM.normal(size=SHAPE)
-    (pulled,) = pullback(jnp.asarray(cotangent, jnp.float32))
-    np.testing.assert_allclose(pulled.reshape(-1), matrix.T @ cotangent.reshape(-1), atol=2e-5)  # float32, 30 steps
+    pulled = np.reshape(pulled_back(steps, cotangent.astype(np.float32)), -1)
+    np.testing.assert_allclose(pulled, matrix.T @ cotangent.reshape(-1), atol=2e-5)  # float32, 30 steps
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_eigendirections_stay_and_shrink_by_their_rate(kind):
     steps = samplers.SAMPLERS[kind](SCHEDULE, 30)
     closed = theory.purification(DATA, SCHEDULE, steps)
-    measured = np.asarray(jacobian(steps)) @ DATA.directions
+    measured = np.asarray(jacobian(steps, X, XI)) @ DATA.directions
     np.testing.assert_allclose(measured, DATA.directions * closed.gains, atol=5e-6)  # float32, 30 steps
     np.testing.assert_allclose(np.linalg.norm(measured, axis=0), closed.spectrum.rates, atol=5e-6)
     assert (np.diff(closed.spectrum.rates) > 0).all()  # the smaller the variance, the stronger the compression (Eq. 14)
@@ -104,8 +113,8 @@ def test_ddim_converges_to_the_flow_at_first_order():
 def test_output_has_the_mean_and_the_variance_of_the_affine_map(kind):
     steps, n = samplers.SAMPLERS[kind](SCHEDULE, 20), 4000
     closed = theory.purification(DATA, SCHEDULE, steps)
-    outputs = jax.vmap(lambda xi: samplers.run(steps, PREDICTOR, X, xi))(randomness.configurations(3, np.arange(n)))
-    along = np.asarray(outputs, np.float64).reshape(n, D) @ DATA.directions
+    found = np.asarray(outputs(steps, randomness.configurations(3, np.arange(n))), np.float64)
+    along = found.reshape(n, D) @ DATA.directions
     mean = DATA.directions.T @ (closed.matrix @ np.asarray(X, np.float64).reshape(-1) + closed.offset)
     rounding = 1e-5  # where there is no variance; float32 over 20 steps
     assert (np.abs(along.mean(0) - mean) < 4 * np.sqrt(closed.noise / n) + rounding).all()  # 4 standard errors
