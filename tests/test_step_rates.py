@@ -57,7 +57,7 @@ def test_on_and_off_the_manifold_gaussian_data_have_the_steps_own_gains(kind):
 def test_isotropic_rates_are_the_theorys_history_within_their_errors():
     """Local, first-order, travelling and cumulative rates of an isotropic perturbation, 4 standard errors each."""
     gains, perturbations = reverse_gains("ddpm", 20), manifold.isotropic(X, KEY, 400)
-    found, closed = measured(OPTIMAL, "ddpm", 20, perturbations), history(gains, DATA.multiplicity)
+    found, closed = jax.device_get(measured(OPTIMAL, "ddpm", 20, perturbations)), history(gains, DATA.multiplicity)
     whole = np.sqrt(SCHEDULE.alpha_bar[20]) * closed.cumulative
     for estimate, exact in ((found.local, closed.isotropic), (found.first_order, closed.first_order),
                             (found.cumulative, whole)):
@@ -70,34 +70,35 @@ def test_isotropic_rates_are_the_theorys_history_within_their_errors():
 def test_rates_of_a_crooked_predictor_are_those_of_its_jacobians():
     """The exact Frobenius form and Eq. 16 from the Jacobian at each state of the trajectory."""
     t_star, steps = 6, samplers.ddpm(SCHEDULE, 6)
-    found = measured(crooked, "ddpm", t_star, manifold.isotropic(X, KEY, 1000))
-    path = pm.trajectory(pm.diffusion(crooked, steps), X, KEY)
-    states = 2 * jnp.concatenate([path.forward[-1:], path.reverse[:-1]]) - 1
+    found = jax.device_get(measured(crooked, "ddpm", t_star, manifold.isotropic(X, KEY, 1000)))
+    path = jax.device_get(jax.jit(pm.trajectory)(pm.diffusion(crooked, steps), X, KEY))
+    states = 2 * np.concatenate([path.forward[-1:], path.reverse[:-1]]).reshape(t_star, D) - 1
+    jacobians = jax.jit(jax.vmap(jax.jacfwd(lambda v, time: crooked(v.reshape(SHAPE), time).ravel())))
     product = np.sqrt(SCHEDULE.alpha_bar[t_star]) * np.eye(D)
-    for i, x_t in enumerate(states):
-        jacobian = jax.jacfwd(lambda v: crooked(v.reshape(SHAPE), steps.time[i]).ravel())(x_t.ravel())
-        state, prediction = float(steps.state[i]), float(steps.prediction[i])
+    factors = steps.state.tolist(), steps.prediction.tolist(), np.asarray(jacobians(states, steps.time))
+    for i, (state, prediction, jacobian) in enumerate(zip(*factors, strict=True)):
         exact = first_order.rate(state, prediction, jacobian)
         assert abs(found.local.mean[i] - exact.exact) < 4 * found.local.se[i]
         assert abs(found.first_order.mean[i] - exact.first_order) < 4 * found.first_order.se[i]
-        product = (state * np.eye(D) + prediction * np.asarray(jacobian)) @ product
+        product = (state * np.eye(D) + prediction * jacobian) @ product
         whole = np.linalg.norm(product) / D**0.5
         assert abs(found.cumulative.mean[i + 1] - whole) < 4 * found.cumulative.se[i + 1]
 
 
 def test_the_last_cumulative_rate_is_the_purifiers_rms_rate():
     steps = samplers.ddpm(SCHEDULE, 6)
-    found = measured(crooked, "ddpm", 6, manifold.isotropic(X, KEY, 1000)).cumulative
-    whole = pm.rms_rate(pm.jacobian(lambda x, key: (samplers.run(steps, crooked, 2 * x - 1, key) + 1) / 2, X, KEY))
+    found = jax.device_get(measured(crooked, "ddpm", 6, manifold.isotropic(X, KEY, 1000)).cumulative)
+    unclipped = lambda x, key: (samplers.run(steps, crooked, 2 * x - 1, key) + 1) / 2
+    whole = float(jax.jit(lambda x, key: pm.rms_rate(pm.jacobian(unclipped, x, key)))(X, KEY))
     assert abs(found.mean[-1] - whole) < 4 * found.se[-1]
 
 
 def test_errors_are_the_spread_of_the_estimates():
     of = lambda key: measured(crooked, "ddim", 3, manifold.outside(BASIS, X, key, 16))
-    found = jax.jit(jax.vmap(of))(pm.configurations(5, np.arange(400)))
+    found = jax.device_get(jax.jit(jax.vmap(of))(pm.configurations(5, np.arange(400))))
     for estimate in (found.local, found.first_order, found.cumulative):
         # A standard deviation of 400 values is known to 3.5 %, an error from 16 draws to 18 % / 20; x 4.
-        np.testing.assert_allclose(estimate.mean.std(0), estimate.se.mean(0), rtol=0.18, atol=1e-6)
+        np.testing.assert_allclose(estimate.mean.std(0, dtype=float), estimate.se.mean(0), rtol=0.18, atol=1e-6)
 
 
 def test_the_lengths_of_perturbations_do_not_matter():
