@@ -1,24 +1,32 @@
 """The purifier's contract, over a table of all purifiers: a new member is covered by being in it."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 from jax.tree_util import Partial
 
 import purimetry as pm
 from purimetry.compression import randomness
 from purimetry.compression.callables import as_pytree
 from purimetry.compression.networks.convolution import convolve
+from purimetry.compression.networks.pure import blueprint
 from purimetry.compression.purifiers.diffusion import first_bad_step
 
 SCHEDULE = pm.respaced(pm.linear(), 100)
-NETWORK, AUTOENCODER, VARIATIONAL = jax.jit(lambda: (
-    jax.tree.map(lambda w: w + 0.05, pm.pure(pm.UNet(1, (8, 16), 4, rngs=nnx.Rngs(0)))),  # else it gives all but zero
-    pm.pure(pm.Autoencoder((8, 8, 1), 4, channels=(4, 8), rngs=nnx.Rngs(0))),
-    pm.pure(pm.Variational((8, 8, 1), 4, (4, 8), rngs=nnx.Rngs(0))),
-))()
+
+
+def drawn(build):
+    """A network with weights of NumPy's, which compile nothing."""
+    draw = np.random.default_rng(0)
+    return jax.device_put(jax.tree.map(lambda w: 0.2 * draw.normal(size=w.shape), pm.pure(blueprint(build))))
+
+
+NETWORK = drawn(partial(pm.UNet, 1, (8, 16), 4))
+AUTOENCODER = drawn(partial(pm.Autoencoder, (8, 8, 1), 4, channels=(4, 8)))
+VARIATIONAL = drawn(partial(pm.Variational, (8, 8, 1), 4, (4, 8)))
 
 
 def _layer(kernel, x, t):
