@@ -6,20 +6,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 from jax.tree_util import Partial
 
 from purimetry.compression import batches, losses, randomness, samplers, schedules
 from purimetry.compression.attacks.pgd import pgd
 from purimetry.compression.attacks.search import attack_images
 from purimetry.compression.networks.convolution import convolve
-from purimetry.compression.networks.pure import pure
+from purimetry.compression.networks.pure import blueprint, pure
 from purimetry.compression.networks.unet import UNet
 from purimetry.compression.purifiers.diffusion import diffusion
 
 SCHEDULE = schedules.linear(100, 1e-3, 0.05)
 SHAPE = (8, 8, 1)
-UNET = jax.jit(lambda: pure(UNet(1, channels=(8,), groups=4, rngs=nnx.Rngs(0))))()
+UNET = pure(blueprint(partial(UNet, 1, channels=(8,), groups=4)))
 IMAGES = np.random.default_rng(0).uniform(size=(64, *SHAPE)).astype(np.float32)
 XIS = randomness.configurations(0, np.arange(64))
 KINDS = sorted(samplers.SAMPLERS)
@@ -35,8 +34,8 @@ SMALL = Partial(_two_layers, [jax.device_put(np.random.default_rng(i).normal(siz
 
 
 DRAW = np.random.default_rng(2)
-STIRRED = jax.device_put(jax.tree.map(lambda leaf: leaf + 0.1 * DRAW.normal(size=leaf.shape), jax.device_get(UNET)))
-"""The network with its small initial last layers enlarged, so that its output is far from constant."""
+STIRRED = jax.device_put(jax.tree.map(lambda leaf: 0.3 * DRAW.normal(size=leaf.shape), UNET))
+"""Weights none of which are small, as initial ones of last layers are, so that its output is far from constant."""
 
 
 def purify(purifier, x, xi):
