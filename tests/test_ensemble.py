@@ -16,7 +16,7 @@ N, SHAPE, EPS = 20, (3, 3, 1), 0.06
 RANDOM = np.random.default_rng(0)
 IMAGES = RANDOM.uniform(0.2, 0.8, (N, *SHAPE)).astype(np.float32)
 KEYS, FRESH = (pm.configurations(seed, np.arange(N)) for seed in (0, 1))
-WEIGHTS = jnp.asarray(RANDOM.normal(size=(9, 5)), jnp.float32)
+WEIGHTS = jax.device_put(RANDOM.normal(size=(9, 5)))
 
 
 @Partial
@@ -25,7 +25,7 @@ def curved(x):
     return straight + 0.3 * jnp.sin(9 * straight)
 
 
-PREDICTED = np.array(jax.vmap(curved)(jnp.asarray(IMAGES)).argmax(1))
+PREDICTED = np.argmax(jax.jit(jax.vmap(curved))(IMAGES), 1)
 LABELS = np.where(np.arange(N) % 10 == 0, (PREDICTED + 1) % 5, PREDICTED)  # images 0 and 10 are wrong when clean
 SHORT = partial(pm.standard_attacks, steps=8, queries=30)
 
@@ -35,8 +35,8 @@ def noisy(x, key):
 
 
 def margins(purifier, images, keys):
-    logits = jax.vmap(lambda x, key: curved(purifier(x, key)))(jnp.asarray(images), keys)
-    return np.array(jax.vmap(pm.margin)(logits, jnp.asarray(LABELS)))
+    one = lambda x, key, label: pm.margin(curved(purifier(x, key)), label)
+    return np.array(jax.jit(jax.vmap(one))(images, keys, LABELS))
 
 
 def test_the_standard_ensemble_breaks_what_any_of_its_attacks_breaks():
