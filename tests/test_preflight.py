@@ -165,7 +165,7 @@ def test_normalisation_that_is_missing_or_done_twice(classifier, message):
 
 
 def layer(scale, shift):
-    weights = jnp.asarray(RANDOM.normal(size=(16, CLASSES)), jnp.float32)
+    weights = RANDOM.normal(size=(16, CLASSES)).astype(np.float32)
     return lambda x: (scale * x + shift).ravel() @ weights
 
 
@@ -178,24 +178,24 @@ def test_the_first_layers_input_has_the_usual_size(classifier, sound):
     warned = [f for f in found(preflight.normalisation, classifier) if f.severity == "warning"]
     assert len(warned) == (not sound)
     if warned:
-        seen = jax.vmap(partial(first_layer_input, classifier))(IMAGES)
+        seen = np.asarray(jax.jit(jax.vmap(partial(first_layer_input, classifier)))(IMAGES))
         expected = {"mean": float(seen.mean()), "std": float(seen.std())}
         assert warned[0].measured == pytest.approx(expected, rel=1e-3)  # float32 sums
 
 
 def test_the_first_layer_is_found_inside_functions_and_before_any_other():
-    weights = jnp.ones((5, 16))
+    weights = np.ones((5, 16), np.float32)
     plain = lambda x: weights @ (3 * x).ravel()
     nested = lambda x: jax.nn.silu(jax.jit(jax.checkpoint(plain))(x - 1)) @ jnp.ones((5, 2))
     norm = lambda x: plain(x * (jnp.ones((2, 2)) @ jnp.ones((2, 1))).sum())  # a product of constants is no layer
-    x = jnp.asarray(IMAGES[0])
-    np.testing.assert_allclose(first_layer_input(nested, x), 3 * (x - 1).ravel(), rtol=1e-6)
-    np.testing.assert_allclose(first_layer_input(norm, x), 12 * x.ravel(), rtol=1e-6)
+    x, seen = IMAGES[0], lambda network: jax.jit(partial(first_layer_input, network))(IMAGES[0])
+    np.testing.assert_allclose(seen(nested), 3 * (x - 1).ravel(), rtol=1e-6)
+    np.testing.assert_allclose(seen(norm), 12 * x.ravel(), rtol=1e-6)
     np.testing.assert_allclose(jax.jit(jax.vmap(partial(first_layer_input, plain)))(IMAGES), 3 * IMAGES.reshape(N, -1),
                                rtol=1e-6)
-    assert first_layer_input(jnp.sum, x) is None
-    network = pm.pure(pm.ConvNet((4, 4, 1), CLASSES, (8,), rngs=nnx.Rngs(0)))
-    np.testing.assert_allclose(first_layer_input(network, x)[0], 2 * x - 1, rtol=1e-6)
+    assert seen(jnp.sum) is None
+    network = jax.jit(lambda: pm.pure(pm.ConvNet((4, 4, 1), CLASSES, (8,), rngs=nnx.Rngs(0))))()
+    np.testing.assert_allclose(np.asarray(seen(network))[0], 2 * x - 1, rtol=1e-6)
 
 
 # Diffusion with the exact predictor of pixels that are independent normal, N(0, 0.3^2) in [-1, 1].
