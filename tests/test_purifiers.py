@@ -21,7 +21,7 @@ SCHEDULE = pm.respaced(pm.linear(), 100)
 def drawn(build):
     """A network with weights of NumPy's, which compile nothing."""
     draw = np.random.default_rng(0)
-    return jax.device_put(jax.tree.map(lambda w: 0.2 * draw.normal(size=w.shape), pm.pure(blueprint(build))))
+    return jax.device_put(jax.tree.map(lambda w: 0.5 * draw.normal(size=w.shape), pm.pure(blueprint(build))))
 
 
 NETWORK = drawn(partial(pm.UNet, 1, (8, 16), 4))

@@ -34,7 +34,7 @@ SMALL = Partial(_two_layers, [jax.device_put(np.random.default_rng(i).normal(siz
 
 
 DRAW = np.random.default_rng(2)
-STIRRED = jax.device_put(jax.tree.map(lambda leaf: 0.3 * DRAW.normal(size=leaf.shape), UNET))
+STIRRED = jax.device_put(jax.tree.map(lambda leaf: 0.6 * DRAW.normal(size=leaf.shape), UNET))
 """Weights none of which are small, as initial ones of last layers are, so that its output is far from constant."""
 
 
