@@ -25,19 +25,18 @@ def log_density(data, x, ab):
 @pytest.mark.parametrize("ab", LEVELS)
 def test_score_is_the_gradient_of_the_log_density(ab):
     with jax.enable_x64(True):
-        found = mixture.score(MIXED, jnp.asarray(X), ab)
-        expected = jax.grad(lambda x: log_density(MIXED, x, ab))(jnp.asarray(X))
+        score = jax.grad(lambda x: log_density(MIXED, x, ab))
+        found, expected = jax.jit(lambda x: (mixture.score(MIXED, x, ab), score(x)))(X)
         np.testing.assert_allclose(found, expected, rtol=1e-10)  # float64
 
 
 @pytest.mark.parametrize("ab", LEVELS)
 def test_jacobian_of_the_posterior_mean_is_the_scaled_posterior_covariance(ab):
     with jax.enable_x64(True):
-        x = jnp.asarray(X)
-        by_autodiff = jax.jacfwd(lambda x: mixture.posterior_mean(MIXED, x.reshape(SHAPE), ab).ravel())(x.ravel())
-        found = mixture.posterior_mean_jacobian(MIXED, x, ab)
+        mean = lambda flat: mixture.posterior_mean(MIXED, flat.reshape(SHAPE), ab).ravel()
+        by_autodiff, found, covariance = jax.jit(lambda x: (jax.jacfwd(mean)(x.ravel()), *(
+            f(MIXED, x, ab) for f in (mixture.posterior_mean_jacobian, mixture.posterior_covariance))))(X)
         np.testing.assert_allclose(found, by_autodiff, rtol=1e-8, atol=1e-12)  # float64; near the edges 1 - ab cancels
-        covariance = mixture.posterior_covariance(MIXED, x, ab)
         np.testing.assert_allclose(tweedie.posterior_covariance(by_autodiff, ab), covariance, rtol=1e-8, atol=1e-12)
         assert np.linalg.eigvalsh(covariance).min() > -1e-12
 
@@ -50,52 +49,53 @@ def test_posterior_moments_are_those_of_draws_weighted_by_their_likelihood():
     weights /= weights.sum()
     mean = weights @ draws
     spread = np.sqrt(weights**2 @ (draws - mean) ** 2)  # standard error of a self-normalised estimate
-    found = mixture.posterior_mean(MIXED, jnp.asarray(X, jnp.float32), ab).ravel()
-    assert (np.abs(found - mean) < 4 * spread).all()
+    found, found_covariance = jax.jit(lambda x: (
+        mixture.posterior_mean(MIXED, x, ab).ravel(), mixture.posterior_covariance(MIXED, x, ab)))(np.float32(X))
+    assert (np.abs(np.asarray(found) - mean) < 4 * spread).all()
     products = (draws - mean)[:, :, None] * (draws - mean)[:, None]
     covariance = np.einsum("n,nij->ij", weights, products)
     spread = np.sqrt(np.einsum("n,nij->ij", weights**2, (products - covariance) ** 2))
-    found = mixture.posterior_covariance(MIXED, jnp.asarray(X, jnp.float32), ab)
-    assert (np.abs(found - covariance) < 5 * spread).all()  # 5, as there are 36 of them
+    assert (np.abs(np.asarray(found_covariance) - covariance) < 5 * spread).all()  # 5, as there are 36 of them
 
 
 def test_one_component_is_a_gaussian():
-    mean, x = RANDOM.uniform(-1, 1, SHAPE), jnp.asarray(X, jnp.float32)
+    mean = RANDOM.uniform(-1, 1, SHAPE)
     schedule = pm.linear()
     one = mixture.noise_predictor(mixture.mixture(np.array([2.0]), mean[None], 0.3), schedule)
     dense = gaussian.noise_predictor(gaussian.gaussian(mean, 0.3 * np.eye(D)), schedule)
+    both = jax.jit(lambda x, t: (one(x, t), dense(x, t)))
     for t in (0.0, 50.0, 999.0):
         # The predicted noise is up to 100 at t = 0, whose float32 has steps of 8e-6.
-        np.testing.assert_allclose(one(x, jnp.float32(t)), dense(x, jnp.float32(t)), rtol=2e-6, atol=1e-6)
+        np.testing.assert_allclose(*both(np.float32(X), np.float32(t)), rtol=2e-6, atol=1e-6)
 
 
 def test_predictor_is_a_pytree_that_agrees_with_its_parts():
-    schedule, x = pm.linear(), jnp.asarray(X, jnp.float32)
+    schedule, x = pm.linear(), np.float32(X)
     predictor = mixture.noise_predictor(MIXED, schedule)
     assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(predictor))
-    predicted = jax.jit(lambda predictor, x, t: predictor(x, t))(predictor, x, jnp.float32(99))
+    predicted = jax.jit(lambda predictor, x, t: predictor(x, t))(predictor, x, np.float32(99))
     ab = schedule.alpha_bar[100]
     tolerance = dict(rtol=1e-5, atol=1e-5)  # float32
-    np.testing.assert_allclose(predicted, mixture.noise(MIXED, x, ab), **tolerance)
-    x_0 = mixture.posterior_mean(MIXED, x, ab)
-    np.testing.assert_allclose(predicted, tweedie.noise_from_posterior_mean(x, x_0, ab), **tolerance)
+    noise, x_0 = jax.jit(lambda x: (mixture.noise(MIXED, x, ab), mixture.posterior_mean(MIXED, x, ab)))(x)
+    np.testing.assert_allclose(predicted, noise, **tolerance)
+    np.testing.assert_allclose(predicted, tweedie.noise_from_posterior_mean(x, np.asarray(x_0), ab), **tolerance)
 
 
 def test_empirical_posterior_mean_is_between_the_mean_of_all_and_the_nearest():
     images = RANDOM.uniform(0, 1, (50, *SHAPE))
-    data, x = mixture.empirical(images), jnp.asarray(2 * images[7] - 1, jnp.float32)
-    far = mixture.posterior_mean(data, 1e-4 * x, 1e-8)
+    data, x = mixture.empirical(images), np.float32(2 * images[7] - 1)
+    far, near, covariance = jax.jit(lambda x: (
+        mixture.posterior_mean(data, 1e-4 * x, 1e-8), mixture.posterior_mean(data, x, 1 - 1e-4),
+        mixture.posterior_covariance(data, x, 1 - 1e-4)))(x)
     np.testing.assert_allclose(far, data.means.mean(0), atol=2e-4)  # all are as likely, up to sqrt(alpha_bar)
-    near = mixture.posterior_mean(data, x, 1 - 1e-4)
     np.testing.assert_allclose(near, x, atol=1e-4)  # itself, up to sqrt(alpha_bar)
-    assert np.abs(mixture.posterior_covariance(data, x, 1 - 1e-4)).max() < 1e-6
+    assert np.abs(covariance).max() < 1e-6
 
 
 def test_posterior_survives_distances_whose_exponentials_vanish():
     images = RANDOM.uniform(0, 1, (5, 32, 32, 3))
     data = mixture.empirical(images)
-    x = jnp.asarray(2 * images[2] - 1, jnp.float32)
-    predicted = mixture.noise_predictor(data, pm.linear())(x, jnp.float32(0))
+    predicted = jax.jit(mixture.noise_predictor(data, pm.linear()))(np.float32(2 * images[2] - 1), np.float32(0))
     assert np.isfinite(predicted).all() and np.abs(predicted).max() < 0.02  # (1 - sqrt(ab)) x / sqrt(1 - ab)
 
 
@@ -104,16 +104,17 @@ def test_a_memorising_purifier_collapses_on_the_training_image():
     images = np.random.default_rng(2).uniform(0.2, 0.8, (30, 8, 8, 1))
     schedule = pm.respaced(pm.linear(), 100)
     purifier = pm.diffusion(mixture.noise_predictor(mixture.empirical(images), schedule), pm.ddpm(schedule, 20))
-    x, key = jnp.asarray(images[4], jnp.float32), pm.configuration(0, 4)
-    np.testing.assert_allclose(purifier(x, key), x, atol=1e-4)  # float32, whose noise is divided by sqrt(1 - ab_1)
-    assert pm.expected_rates(purifier, x, key, 0.05).l2.mean < 1e-3
+    x, key = np.float32(images[4]), pm.configuration(0, 4)
+    purified, rates = jax.jit(lambda x, key: (purifier(x, key), pm.expected_rates(purifier, x, key, 0.05)))(x, key)
+    np.testing.assert_allclose(purified, x, atol=1e-4)  # float32, whose noise is divided by sqrt(1 - ab_1)
+    assert float(rates.l2.mean) < 1e-3
 
 
 def test_between_two_images_a_denoiser_expands():
     """Undecided, the posterior is as wide as the gap: the rate is sqrt(ab) / (1 - ab) Cov > 1 along it, 0 across."""
     two = mixture.mixture(np.ones(2), np.stack([-np.ones(SHAPE), np.ones(SHAPE)]), 0.0)
     ab = 0.5
-    jacobian = mixture.posterior_mean_jacobian(two, jnp.zeros(SHAPE), ab)
+    jacobian = jax.jit(lambda x: mixture.posterior_mean_jacobian(two, x, ab))(np.zeros(SHAPE))
     np.testing.assert_allclose(np.linalg.eigvalsh(jacobian), [0] * 5 + [np.sqrt(ab) / (1 - ab) * D], atol=1e-5)
 
 
