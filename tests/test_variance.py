@@ -14,8 +14,10 @@ from purimetry.theory.spectrum import uniform_variance
 
 KEY, KEYS = pm.configuration(0, 0), pm.configurations(0, np.arange(40))
 RANDOM = np.random.default_rng(0)
-TABLE = jnp.asarray(RANDOM.normal(size=(5, 4, 3)), jnp.float32)
+TABLE = np.float32(RANDOM.normal(size=(5, 4, 3)))
 X = jnp.full((4, 4, 1), 0.5)
+stochasticity = jax.jit(variance.stochasticity, static_argnames=("purifier", "inputs", "configurations"))
+mean_over_pairs = jax.jit(variance.mean_over_pairs)
 
 
 def within_four_errors(values, expected, slack=0.0):
@@ -26,8 +28,8 @@ def within_four_errors(values, expected, slack=0.0):
 
 def test_both_orders_of_the_law_of_total_variance_give_the_same_unbiased_total():
     """A pair that shares neither configuration nor input differs by twice the total variance, in expectation."""
-    y = np.asarray(TABLE, np.float64)
-    found, swapped = variance.variances(TABLE), variance.variances(TABLE.swapaxes(0, 1))
+    y = np.float64(TABLE)
+    found, swapped = jax.jit(lambda y: (variance.variances(y), variance.variances(y.swapaxes(0, 1))))(TABLE)
     unlike = [((y[i, j] - y[k, m]) ** 2).mean() / 2
               for i in range(5) for k in range(5) for j in range(4) for m in range(4) if i != k and j != m]
     same_configuration = [((y[i, j] - y[i, m]) ** 2).mean() / 2 for i in range(5) for j in range(4) for m in range(j)]
@@ -40,9 +42,9 @@ def test_both_orders_of_the_law_of_total_variance_give_the_same_unbiased_total()
 
 def test_components_of_a_random_table_are_recovered_without_bias():
     """Configurations, inputs and their interaction with variances 4, 1 and 2, in tables as small as 3 x 2."""
-    tables = jnp.asarray(2 * RANDOM.normal(size=(2000, 3, 1, 5)) + RANDOM.normal(size=(2000, 1, 2, 5))
-                         + 2**0.5 * RANDOM.normal(size=(2000, 3, 2, 5)), jnp.float32)
-    found = jax.vmap(variance.variances)(tables)
+    tables = (2 * RANDOM.normal(size=(2000, 3, 1, 5)) + RANDOM.normal(size=(2000, 1, 2, 5))
+              + 2**0.5 * RANDOM.normal(size=(2000, 3, 2, 5)))
+    found = jax.jit(jax.vmap(variance.variances))(tables)
     within_four_errors(found.input, 1 + 2)
     within_four_errors(found.internal, 4)
     within_four_errors(found.interaction, 2)
@@ -51,7 +53,7 @@ def test_components_of_a_random_table_are_recovered_without_bias():
 
 def test_a_linear_purifier_with_additive_noise_has_its_closed_form():
     """f = A x + s z: the input variance is eps^2 / 3 ||A||_F^2 / d, the internal one s^2, and nothing interacts."""
-    matrix, s, eps = jnp.asarray(RANDOM.normal(size=(16, 16)) / 4, jnp.float32), 0.1, 0.2
+    matrix, s, eps = np.float32(RANDOM.normal(size=(16, 16)) / 4), 0.1, 0.2
     purifier = lambda x, key: (matrix @ x.ravel()).reshape(x.shape) + s * jax.random.normal(key, x.shape)
     measure = partial(variance.stochasticity, purifier, X, eps=eps, inputs=6, configurations=8)
     found = jax.jit(jax.vmap(lambda key: measure(key=key)))(KEYS)
@@ -87,27 +89,27 @@ def test_gaussian_data_have_the_theorys_signal_to_noise_ratio():
 
 def test_radii_are_the_variances_before_correction():
     purifier = lambda x, key: x / 4 + 0.2 * jax.random.normal(key, x.shape)
-    found = variance.stochasticity(purifier, X, KEY, 0.1, inputs=5, configurations=7)
+    found = jax.device_get(stochasticity(purifier, X, KEY, 0.1, inputs=5, configurations=7))
     square = lambda distances: (np.asarray(distances, np.float64) ** 2).mean() / 16
     v = found.variances
     np.testing.assert_allclose(square(found.radii.fixed_randomness), v.input * 4 / 5, rtol=1e-4)  # float32
     np.testing.assert_allclose(square(found.radii.fixed_input), (v.internal + v.interaction) * 6 / 7, rtol=1e-4)
     np.testing.assert_allclose(found.radii.fixed_randomness, np.tile(found.radii.initial / 4, (7, 1)), rtol=1e-4)
-    y = np.asarray(TABLE, np.float64)
-    np.testing.assert_allclose(variance.radii(TABLE[0], TABLE).vary_both,
+    y = np.float64(TABLE)
+    np.testing.assert_allclose(jax.jit(variance.radii)(TABLE[0], TABLE).vary_both,
                                np.linalg.norm(y - y.reshape(-1, 3).mean(0), axis=-1), rtol=1e-5)
 
 
 def test_correlations_of_directions_are_those_of_numpy():
-    inputs = jnp.asarray(RANDOM.normal(size=(4, 3)), jnp.float32)
-    found = variance.correlations(inputs, TABLE)
-    directions = np.asarray(TABLE - inputs, np.float64)
+    inputs = np.float32(RANDOM.normal(size=(4, 3)))
+    found = jax.jit(variance.correlations)(inputs, TABLE)
+    directions = np.float64(TABLE - inputs)
     by_input = np.mean([np.corrcoef(directions[:, j]) for j in range(4)], 0)
     by_configuration = np.mean([np.corrcoef(directions[i]) for i in range(5)], 0)
     np.testing.assert_allclose(found.fixed_input, by_input, atol=1e-5)
     np.testing.assert_allclose(found.fixed_randomness, by_configuration, atol=1e-5)
     pairs = [by_input[i, k] for i in range(5) for k in range(i)]
-    np.testing.assert_allclose(variance.mean_over_pairs(found.fixed_input), np.mean(pairs), rtol=1e-5)
+    np.testing.assert_allclose(mean_over_pairs(found.fixed_input), np.mean(pairs), rtol=1e-5)
 
 
 @pytest.mark.parametrize("purifier, expected", [
@@ -116,16 +118,16 @@ def test_correlations_of_directions_are_those_of_numpy():
     (pm.identity, (0, 0)),
 ])
 def test_limits_of_randomness(purifier, expected):
-    found = variance.stochasticity(purifier, X, KEY, 1e-3, inputs=20, configurations=20).correlations
-    means = [variance.mean_over_pairs(matrix) for matrix in found]
+    found = stochasticity(purifier, X, KEY, 1e-3, inputs=20, configurations=20).correlations
+    means = [mean_over_pairs(matrix) for matrix in found]
     # Correlations of 190 pairs in 16 pixels: 1 / sqrt(15 * 190) = 0.02, four times.
     np.testing.assert_allclose(means, expected, atol=0.08)
 
 
 def test_a_purifier_without_randomness_has_no_internal_variance():
-    found = variance.stochasticity(lambda x, key: x / 2, X, KEY, 0.1, inputs=4, configurations=3)
-    assert abs(found.variances.internal) < 1e-12 and (found.radii.fixed_input < 1e-6).all()
-    assert found.variances.snr == np.inf
+    found = stochasticity(lambda x, key: x / 2, X, KEY, 0.1, inputs=4, configurations=3)
+    assert abs(float(found.variances.internal)) < 1e-12 and (np.asarray(found.radii.fixed_input) < 1e-6).all()
+    assert float(jax.jit(lambda variances: variances.snr)(found.variances)) == np.inf
     np.testing.assert_allclose(found.radii.vary_both, found.radii.fixed_randomness, rtol=1e-5)
 
 
