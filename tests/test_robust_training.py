@@ -20,7 +20,7 @@ from purimetry.experiments.configuration import Training
 
 SHAPE, EPS = (4, 4, 1), 0.1
 RANDOM = np.random.default_rng(0)
-X, LABEL, KEY = jnp.asarray(RANDOM.uniform(0.2, 0.8, SHAPE), jnp.float32), jnp.int32(1), jax.random.key(0)
+X, LABEL, KEY = jnp.asarray(np.float32(RANDOM.uniform(0.2, 0.8, SHAPE))), jnp.int32(1), jax.random.key(0)
 plain = lambda x, key: x
 
 
@@ -34,7 +34,8 @@ class Dense(nnx.Module):
         return self.readout(jnp.tanh(self.hidden(4 * x.ravel() - 2)))
 
 
-NETWORK = pm.pure(Dense(rngs=nnx.Rngs(0)))
+NETWORK, SMALL = jax.jit(lambda: (
+    pm.pure(Dense(rngs=nnx.Rngs(0))), pm.pure(Dense(64, 32, 10, rngs=nnx.Rngs(0)))))()
 
 
 def adversary_of_trades(network, key, eps=EPS, steps=10):
@@ -48,35 +49,45 @@ def adversary_of_trades(network, key, eps=EPS, steps=10):
 
 
 def test_the_adversary_is_the_corner_of_a_linear_loss_and_stays_in_the_pixel_range():
-    weights = jnp.asarray(RANDOM.normal(size=SHAPE), jnp.float32)
-    for x in (X, jnp.round(X)):
-        found = robust.ascended(lambda x: jnp.sum(weights * x), x, x, EPS, 10, 0.25)
-        np.testing.assert_allclose(found, jnp.clip(x + EPS * jnp.sign(weights), 0, 1), atol=1e-6)
-    short = robust.ascended(lambda x: jnp.sum(weights * x), X, X, EPS, 2, 0.25)
-    np.testing.assert_allclose(short, X + EPS / 2 * jnp.sign(weights), atol=1e-6)
+    weights, image = np.float32(RANDOM.normal(size=SHAPE)), np.asarray(X)
+    ascended = jax.jit(lambda x: [robust.ascended(lambda x: jnp.sum(weights * x), x, x, EPS, steps, 0.25)
+                                  for steps in (10, 2)])
+    for x in (image, image.round()):
+        np.testing.assert_allclose(ascended(x)[0], np.clip(x + EPS * np.sign(weights), 0, 1), atol=1e-6)
+    np.testing.assert_allclose(ascended(image)[1], image + EPS / 2 * np.sign(weights), atol=1e-6)
 
 
 def test_adversarial_training_pays_for_the_adversary_and_no_more():
     """Its value and gradient are those of cross-entropy at a constant adversary."""
-    loss, key_start = robust.adversarial(EPS, augment=plain), jax.random.split(KEY)[1]
-    start = linf.uniform_start(X, EPS, key_start)
-    worst = robust.ascended(lambda x: losses.cross_entropy(NETWORK(x), LABEL), X, start, EPS, 10, 0.25)
-    at = lambda state: loss(NETWORK.with_state(state), X, LABEL, KEY)
-    expected = lambda state: losses.cross_entropy(NETWORK.with_state(state)(worst), LABEL)
-    assert at(NETWORK.state) > losses.cross_entropy(NETWORK(X), LABEL)
-    (value, slope), (true, wanted) = (jax.value_and_grad(f)(NETWORK.state) for f in (at, expected))
+    loss, entropy = robust.adversarial(EPS, augment=plain), lambda network, x: losses.cross_entropy(network(x), LABEL)
+
+    @jax.jit
+    def adversary(x, key):
+        start = linf.uniform_start(x, EPS, jax.random.split(key)[1])
+        return robust.ascended(partial(entropy, NETWORK), x, start, EPS, 10, 0.25)
+
+    @jax.jit
+    def both(state, worst):
+        losses_at = (lambda state: loss(NETWORK.with_state(state), X, LABEL, KEY),
+                     lambda state: entropy(NETWORK.with_state(state), worst))
+        return *(jax.value_and_grad(f)(state) for f in losses_at), entropy(NETWORK, X)
+
+    (value, slope), (true, wanted), clean = jax.device_get(both(NETWORK.state, adversary(X, KEY)))
+    assert value > clean
     np.testing.assert_allclose(value, true, rtol=1e-5)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), slope, wanted)  # float32, other fusions
 
 
 def test_without_weight_trades_is_cross_entropy_at_the_image():
     loss = robust.trades(EPS, beta=0.0, augment=plain)
-    np.testing.assert_allclose(loss(NETWORK, X, LABEL, KEY), losses.cross_entropy(NETWORK(X), LABEL), rtol=1e-6)
+    found, expected = jax.jit(lambda network: (
+        loss(network, X, LABEL, KEY), losses.cross_entropy(network(X), LABEL)))(NETWORK)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 def test_the_divergence_is_that_of_the_two_distributions():
     p, q = np.array([0.7, 0.2, 0.1]), np.array([0.5, 0.25, 0.25])
-    found = robust.divergence(jnp.log(jnp.asarray(p, jnp.float32)) + 5, jnp.log(jnp.asarray(q, jnp.float32)))
+    found = jax.jit(robust.divergence)(np.log(p) + 5, np.log(q))
     assert float(found) == pytest.approx((p * np.log(p / q)).sum(), rel=1e-5)
 
 
@@ -84,7 +95,7 @@ def test_the_divergence_is_that_of_the_two_distributions():
 def test_trades_equals_pytorchs_on_the_same_weights_and_perturbation():
     """Value and gradient of the loss as its authors write it: cross-entropy + beta * KLDiv(log q, p)."""
     torch = pytest.importorskip("torch")
-    beta, moved = 5.0, adversary_of_trades(NETWORK, KEY)
+    beta, moved = 5.0, jax.jit(adversary_of_trades)(NETWORK, KEY)
     layers = [torch.nn.Linear(16, 12), torch.nn.Linear(12, 3)]
     for layer, name in zip(layers, ("hidden", "readout"), strict=True):
         layer.weight.data = torch.tensor(np.asarray(NETWORK.state[name]["kernel"][...]).T)
@@ -96,7 +107,7 @@ def test_trades_equals_pytorchs_on_the_same_weights_and_perturbation():
         torch.log_softmax(network(moved), 1), torch.softmax(clean, 1))
     theirs.backward()
     loss = robust.trades(EPS, beta=beta, augment=plain)
-    value, slope = jax.value_and_grad(lambda s: loss(NETWORK.with_state(s), X, LABEL, KEY))(NETWORK.state)
+    value, slope = jax.jit(jax.value_and_grad(lambda s: loss(NETWORK.with_state(s), X, LABEL, KEY)))(NETWORK.state)
     np.testing.assert_allclose(value, theirs.item(), rtol=1e-5)
     for layer, name in zip(layers, ("hidden", "readout"), strict=True):
         np.testing.assert_allclose(slope[name]["kernel"][...], layer.weight.grad.T, atol=1e-5)
@@ -105,7 +116,6 @@ def test_trades_equals_pytorchs_on_the_same_weights_and_perturbation():
 
 DATA = digits()
 RECIPE = loop.Recipe(steps=200, batch=64, learning_rate=1e-2, ema=0.9)
-SMALL = pm.pure(Dense(64, 32, 10, rngs=nnx.Rngs(0)))
 
 
 def fit(loss, state=None, on_step=lambda state, loss: None, recipe=RECIPE):
