@@ -27,7 +27,7 @@ def data_of(d, on=0.25, off=0.002):
 
 
 def image_of(d):
-    return jnp.asarray(np.random.default_rng(d + 1).uniform(-0.3, 0.3, SHAPES[d]), jnp.float32)
+    return np.float32(np.random.default_rng(d + 1).uniform(-0.3, 0.3, SHAPES[d]))
 
 
 @jax.jit
@@ -40,12 +40,12 @@ def test_it_is_the_dense_gaussian_of_the_same_covariance(d):
     data, steps, x = data_of(d), samplers.ddpm(SCHEDULE, 20), image_of(d)
     covariance = 0.25 * data.basis @ data.basis.T + 0.002 * (np.eye(d) - data.basis @ data.basis.T)
     dense = gaussian.gaussian(data.mean, covariance)
-    predicted, expected = (predictor(x, jnp.float32(19)) for predictor in (
+    predicted, expected = (jax.jit(predictor)(x, np.float32(19)) for predictor in (
         low_rank.noise_predictor(data, SCHEDULE), gaussian.noise_predictor(dense, SCHEDULE)))
     np.testing.assert_allclose(predicted, expected, atol=1e-5)  # float32, sums of d terms
 
     ours, theirs = low_rank.purification(data, SCHEDULE, steps), gaussian.purification(dense, SCHEDULE, steps)
-    flat = np.asarray(x, np.float64).ravel()
+    flat = np.float64(x).ravel()
     np.testing.assert_allclose(ours.jacobian_product(x).ravel(), theirs.matrix @ flat, atol=1e-12)
     np.testing.assert_allclose(ours.mean(x).ravel(), theirs.matrix @ flat + theirs.offset, atol=1e-12)
     for quantity in ("rms_rate", "expected_rate", "first_order_rate"):
@@ -206,10 +206,10 @@ def test_variances_of_the_output_are_those_of_pixels():
     data, steps, eps, n = data_of(64), samplers.ddpm(SCHEDULE, 10), 0.1, 60
     purifier = diffusion(low_rank.noise_predictor(data, SCHEDULE), steps)
     closed = low_rank.purification(data, SCHEDULE, steps).spectrum.variances(uniform_variance(eps))
-    x = 0.5 + jax.random.uniform(jax.random.key(1), (n, *SHAPES[64]), minval=-eps, maxval=eps)
-    grid = jax.vmap(lambda xi: jax.vmap(lambda x: purifier(x, xi))(x))(randomness.configurations(0, np.arange(n)))
-    assert 0 < grid.min() and grid.max() < 1  # so the clip does nothing
+    x = np.random.default_rng(1).uniform(0.5 - eps, 0.5 + eps, (n, *SHAPES[64]))
+    grid = jax.jit(jax.vmap(jax.vmap(purifier, (0, None)), (None, 0)))(x, randomness.configurations(0, np.arange(n)))
     grid = np.asarray(grid, np.float64).reshape(n, n, 64)
+    assert 0 < grid.min() and grid.max() < 1  # so the clip does nothing
     assert grid.var(1, ddof=1).mean(0).sum() == pytest.approx(closed.input, rel=4 * np.sqrt(2 / (8 * n)))
     between = grid.mean(1).var(0, ddof=1).sum() - closed.input / n  # the mean over n inputs is itself noisy
     # Both are sums of at least 8 equal directions, with n - 1 degrees of freedom each: standard error sqrt(2 / 8n).
