@@ -41,9 +41,14 @@ def test_without_noise_it_is_the_deterministic_autoencoder(network):
 @pytest.mark.parametrize("purifier, network", [(pm.alp(ALP), ALP), (pm.vae(VAE), VAE)], ids=["alp", "vae"])
 def test_the_noise_in_the_latent_is_sigma_xi(purifier, network):
     """Eqs. 1 and 2, with the noise of the key's own direction."""
-    mean, sigma = jax.jit(lambda network, x: network.module.encode(x))(network, IMAGES[0])
-    xi = jax.random.normal(randomness.step_key(KEY, randomness.LATENT, 0), mean.shape)
-    expected = jax.jit(lambda network, z: jnp.clip(network.module.decode(z), 0, 1))(network, mean + sigma * xi)
+
+    @jax.jit
+    def by_hand(network, x, key):
+        mean, sigma = network.module.encode(x)
+        xi = jax.random.normal(randomness.step_key(key, randomness.LATENT, 0), mean.shape)
+        return mean, sigma, jnp.clip(network.module.decode(mean + sigma * xi), 0, 1)
+
+    mean, sigma, expected = by_hand(network, IMAGES[0], KEY)
     np.testing.assert_allclose(jax.jit(purifier)(IMAGES[0], KEY), expected, atol=1e-6)
     assert sigma.shape == (() if network is ALP else mean.shape)
 
@@ -52,18 +57,21 @@ def test_the_noise_in_the_latent_is_sigma_xi(purifier, network):
 def test_its_gradient_is_that_of_finite_differences_with_xi_held(make, network):
     """So the noise layer is differentiable in x, against the document."""
     with jax.enable_x64(True):
-        exact = network.with_state(jax.tree.map(lambda w: jnp.asarray(w, jnp.float64), network.state))
-        x, direction, weights = map(jnp.asarray, np.random.default_rng(1).uniform(size=(3, *SHAPE)))
-        loss = jax.jit(lambda x: (weights * jnp.tanh(make(exact)(x, KEY))).sum())
-        slope = (loss(x + 1e-6 * direction) - loss(x - 1e-6 * direction)) / 2e-6
+        exact = network.with_state(jax.tree.map(np.float64, network.state))
+        x, direction, weights = np.random.default_rng(1).uniform(size=(3, *SHAPE))
+        loss = jax.jit(lambda x, purifier: (weights * jnp.tanh(purifier(x, KEY))).sum())
+        up, down = (float(loss(x + step * direction, make(exact))) for step in (1e-6, -1e-6))
+        slope = (up - down) / 2e-6
         assert abs(slope) > 1e-4
-        np.testing.assert_allclose((jax.grad(loss)(x) * direction).sum(), slope, rtol=1e-6)
+        gradient = np.asarray(jax.jit(jax.grad(loss))(x, make(exact)))
+        np.testing.assert_allclose((gradient * direction).sum(), slope, rtol=1e-6)
 
 
 def test_sigma_is_one_number_or_one_a_channel():
     each = tuple(np.linspace(0.1, 0.6, 6).tolist())
     for learned in (True, False):
-        network = pm.pure(pm.Autoencoder(SHAPE, 6, each, learned, (4, 8), rngs=nnx.Rngs(0)))
+        network = jax.jit(lambda learned=learned: pm.pure(
+            pm.Autoencoder(SHAPE, 6, each, learned, (4, 8), rngs=nnx.Rngs(0))))()
         np.testing.assert_allclose(network.module.sigma, each, rtol=1e-6)
         assert len(jax.tree.leaves(network)) == len(jax.tree.leaves(ALP)) - (not learned)
     purifiers = pm.alp(network), pm.alp(ALP, np.asarray(each))
@@ -83,11 +91,12 @@ def test_a_sweep_over_sigma_is_one_program():
     ((32, 48, 3), (16, 32, 64), 512, (4, 6, 512)), ((6, 4, 2), (3,), 1, (3, 2, 1)),
 ])
 def test_any_width_and_any_side_that_the_stride_divides(shape, channels, latent, inner):
+    image = jax.ShapeDtypeStruct(shape, jnp.float32)
     for build in (pm.Autoencoder, pm.Variational):
         network = blueprint(partial(build, shape, latent, channels=channels))
-        posterior = jax.eval_shape(lambda n, x: n.encode(x), network, jnp.zeros(shape))
+        posterior = jax.eval_shape(lambda n, x: n.encode(x), network, image)
         assert posterior.mean.shape == inner
-        assert jax.eval_shape(lambda n, x: n(x), network, jnp.zeros(shape)).shape == shape
+        assert jax.eval_shape(lambda n, x: n(x), network, image).shape == shape
 
 
 @pytest.mark.parametrize("draws", [5, 20])
@@ -95,38 +104,44 @@ def test_the_variance_of_an_ensemble_falls_as_one_over_its_draws(draws):
     """Over 1,000 xi, within 4 standard errors of a ratio of two variances."""
     n = 1000
     purifier = pm.autoencoder(lambda x: x, lambda z: z, 0.05)
-    weights = jnp.asarray(np.random.default_rng(2).normal(size=(4, 3)), jnp.float32)
+    weights = np.random.default_rng(2).normal(size=(4, 3)).astype(np.float32)
     decide = lambda draws: pm.ensemble_classifier(lambda x: x.ravel() @ weights, purifier, draws, pm.mean_of_logits)
-    x, keys = jnp.full((2, 2, 1), 0.5), pm.configurations(0, np.arange(n))
-    one, many = (jax.vmap(lambda xi: decide(k)(x, xi)[0])(keys).var() for k in (1, draws))
+    x, keys = np.full((2, 2, 1), 0.5), pm.configurations(0, np.arange(n))
+    one, many = (np.asarray(jax.jit(jax.vmap(decide(k), (None, 0)))(x, keys))[:, 0].var() for k in (1, draws))
     assert abs(draws * many / one - 1) < 4 * np.sqrt(2 * 2 / n)
 
 
-POSTERIOR = Posterior(jnp.array([[[0.5, -1.0, 0.1]]]), jnp.array([0.3, 0.8, 1.5]))
+POSTERIOR = Posterior(np.float32([[[0.5, -1.0, 0.1]]]), np.float32([0.3, 0.8, 1.5]))
 
 
 def test_the_rate_is_the_divergence_from_the_prior():
     """E log N(z; mean, sigma^2) - log N(z; 0, 1) over 20,000 draws, within 4 standard errors."""
-    z = jax.vmap(partial(draw, POSTERIOR))(pm.configurations(0, np.arange(20_000)))
-    log_normal = lambda z, mean, sigma: -(((z - mean) / sigma) ** 2) / 2 - jnp.log(sigma)
+    rate, draws = jax.jit(autoencoders.rate), jax.jit(jax.vmap(draw, (None, 0)))
+    z = np.asarray(draws(POSTERIOR, pm.configurations(0, np.arange(20_000))))
+    log_normal = lambda z, mean, sigma: -(((z - mean) / sigma) ** 2) / 2 - np.log(sigma)
     values = (log_normal(z, *POSTERIOR) - log_normal(z, 0, 1)).sum((1, 2, 3))
-    assert abs(values.mean() - autoencoders.rate(POSTERIOR)) < 4 * values.std() / np.sqrt(len(values))
-    assert autoencoders.rate(Posterior(jnp.zeros((2, 2, 3)), jnp.ones(()))) == 0
-    assert autoencoders.rate(Posterior(jnp.zeros((2, 2, 3)), jnp.zeros(()))) == jnp.inf
+    assert abs(values.mean() - float(rate(POSTERIOR))) < 4 * values.std() / np.sqrt(len(values))
+    assert float(rate(Posterior(np.zeros((2, 2, 3)), 1.0))) == 0
+    assert float(rate(Posterior(np.zeros((2, 2, 3)), 0.0))) == np.inf
 
 
 @pytest.mark.parametrize("network", [ALP, VAE], ids=["alp", "vae"])
 def test_the_objective_is_the_evidence_bound(network):
     """-ELBO = -E log N(x; D(z), s^2) + KL = d objective / (2 s^2) + d log(2 pi s^2) / 2."""
-    s, x, d = 0.1, jnp.asarray(IMAGES[0]), 64
-    found = autoencoders.distortion_rate(s)(network, x, jnp.int32(0), KEY)
-    posterior = network.module.encode(x)
-    reconstructed = np.asarray(network.module.decode(draw(posterior, KEY)), np.float64)
-    likelihood = (-((np.asarray(x) - reconstructed) ** 2) / (2 * s**2) - np.log(2 * np.pi * s**2) / 2).sum()
-    bound = likelihood - float(autoencoders.rate(posterior))
+    s, x, d = 0.1, IMAGES[0], 64
+
+    @jax.jit
+    def evaluated(network, x, key):
+        posterior = network.module.encode(x)
+        objectives = autoencoders.distortion_rate(s), autoencoders.reconstruction
+        return (*(objective(network, x, jnp.int32(0), key) for objective in objectives),
+                network.module.decode(draw(posterior, key)), autoencoders.rate(posterior))
+
+    found, alone, reconstructed, rate = (np.asarray(value, np.float64) for value in evaluated(network, x, KEY))
+    likelihood = (-((x - reconstructed) ** 2) / (2 * s**2) - np.log(2 * np.pi * s**2) / 2).sum()
+    bound = likelihood - rate
     np.testing.assert_allclose(d * found / (2 * s**2) + d * np.log(2 * np.pi * s**2) / 2, -bound, rtol=1e-5)
-    alone = autoencoders.reconstruction(network, x, jnp.int32(0), KEY)
-    np.testing.assert_allclose(alone, ((np.asarray(x) - reconstructed) ** 2).mean(), rtol=1e-5)
+    np.testing.assert_allclose(alone, ((x - reconstructed) ** 2).mean(), rtol=1e-5)
 
 
 def tiny(seed=0):
