@@ -46,6 +46,9 @@ def classifier(x):
     return hidden(x) @ jnp.asarray(READOUT, x.dtype)
 
 
+logits = jax.jit(jax.vmap(classifier))
+
+
 class Classifier(torch.nn.Module):
     """The same function in torch; it remembers what it was asked and at what cost."""
 
@@ -67,16 +70,16 @@ def torch_images(images):
 
 
 N = 12
-PREDICTED = np.asarray(jax.vmap(classifier)(jnp.asarray(DIGITS.test_images)).argmax(1))
+PREDICTED = np.asarray(logits(DIGITS.test_images)).argmax(1)
 RIGHT = np.flatnonzero(PREDICTED == DIGITS.test_labels)
 IMAGES, LABELS = DIGITS.test_images[RIGHT[:N]], DIGITS.test_labels[RIGHT[:N]]
 INSIDE = 0.3 + 0.4 * IMAGES  # no pixel gets black or white within 0.3 of it in any norm
-INSIDE_LABELS = np.asarray(jax.vmap(classifier)(jnp.asarray(INSIDE)).argmax(1))
+INSIDE_LABELS = np.asarray(logits(INSIDE)).argmax(1)
 
 
 def test_both_classifiers_are_one():
     theirs = Classifier()(torch_images(IMAGES)).numpy()
-    np.testing.assert_allclose(jax.vmap(classifier)(jnp.asarray(IMAGES)), theirs, atol=1e-4)
+    np.testing.assert_allclose(logits(IMAGES), theirs, atol=1e-4)
     assert len(RIGHT) > 0.9 * len(DIGITS.test_labels)
 
 
@@ -106,8 +109,8 @@ def test_apgd_walks_as_autoattacks(norm, loss):
     """
     eps = 2**-6 if norm is linf else 2**-4  # exact in float32, which their step size is in
     images, steps, rank = INSIDE.astype(np.float64), 100, 2
-    starts = np.stack([norm.edge_start(x, eps, jax.random.key(i)) for i, x in enumerate(jnp.asarray(INSIDE))])
-    starts = starts.astype(np.float64)
+    starts = jax.jit(jax.vmap(lambda x, i: norm.edge_start(x, eps, jax.random.key(i))))(INSIDE, np.arange(N))
+    starts = np.asarray(starts, np.float64)
     model, labels = Classifier(), torch.tensor(INSIDE_LABELS).long()
     theirs = {"ce": partial(autopgd.APGDAttack, loss="ce"), "dlr": partial(autopgd.APGDAttack, loss="dlr"),
               "dlr-targeted": autopgd.APGDAttack_targeted}[loss]
@@ -133,7 +136,7 @@ def test_apgd_walks_as_autoattacks(norm, loss):
     ours = {"ce": pm.log_odds if norm is linf else pm.cross_entropy, "dlr": pm.dlr, "dlr-targeted": pm.margin}[loss]
     with jax.enable_x64(True):
         found, _ = walk(attack, images, INSIDE_LABELS.astype(np.int64), ours, starts, rank)
-    broken = np.asarray(jax.vmap(jax.vmap(classifier))(jnp.asarray(found)).argmax(-1)) != INSIDE_LABELS
+    broken = np.stack([np.asarray(logits(x)).argmax(1) for x in found]) != INSIDE_LABELS
     before = np.cumsum(broken, 0) - broken == 0
     np.testing.assert_allclose(found[before], expected[before], atol=1e-6)  # theirs are partly float32
     assert (before.sum(0) == steps + 1).sum() >= N / 2
@@ -161,8 +164,10 @@ def replayed(values):
     return lambda *_, **__: next(values)
 
 
-def draws(seed, k, channels, count):
-    return np.asarray(jax.random.uniform(jax.random.fold_in(jax.random.key(seed), k), (count + channels,)))
+def draws(seed, queries, many):
+    """Those of each query, [queries, many]."""
+    drawn = lambda k: jax.random.uniform(jax.random.fold_in(jax.random.key(seed), k), (many,))
+    return np.asarray(jax.jit(jax.vmap(drawn))(np.arange(queries)))
 
 
 def signs(uniform):
@@ -174,7 +179,7 @@ def test_square_proposes_and_accepts_as_autoattacks(norm, eps):
     """Their random functions are given our draws. Two channels; for the larger budget in l_inf the image breaks."""
     shape, queries, channels = (10, 10, 2), 120, 2
     generator = np.random.default_rng(1)
-    x = jnp.asarray(generator.uniform(size=shape), jnp.float32)
+    x = jnp.asarray(np.float32(generator.uniform(size=shape)))
     weights = generator.normal(size=(x.size, 3)).astype(np.float32)
     bent = lambda x: jnp.sin(4 * (x.reshape(-1) @ weights)) + x.reshape(-1) @ weights
     asked = []
@@ -184,9 +189,10 @@ def test_square_proposes_and_accepts_as_autoattacks(norm, eps):
         z = images.permute(0, 2, 3, 1).flatten(1) @ torch.tensor(weights)
         return torch.sin(4 * z) + z
 
-    label, key = jnp.argmax(bent(x)), jax.random.key(5)
+    label, key = jax.jit(lambda x: bent(x).argmax())(x), jax.random.key(5)
     attack, loss = square(eps, queries=queries, norm=norm), pm.defended(bent, pm.identity, label)
-    search = iterative.begin(attack, iterative.unbroken(attack, x, key, loss(x, key).margins), x, key, jnp.int32(0))
+    unbroken = lambda x, key: iterative.unbroken(attack, x, key, loss(x, key).margins)
+    search = jax.jit(lambda x, key: iterative.begin(attack, unbroken(x, key), x, key, jnp.int32(0)))(x, key)
     step = jax.jit(lambda s: iterative.advance(attack, loss, s, x, key))
     seed, ours = search.memory[0], [np.asarray(search.iterate)]
     for _ in range(queries):
@@ -202,8 +208,7 @@ def test_square_proposes_and_accepts_as_autoattacks(norm, eps):
             turns.append(torch.tensor([1 - float(tile[0])]))
             flips.append(signs(tile[1:])[None, :, None, None])
     count = 2 if norm is linf else 5
-    for k in range(queries):
-        uniform = draws(seed, k, channels, count)
+    for k, uniform in enumerate(draws(seed, queries, count + channels)):
         phase = np.searchsorted([10, 50, 200], k)
         side = int(round(np.sqrt(0.8 / 2**phase * 100)))
         side = side if norm is linf else max(side, 3) // 2 * 2 + 1
