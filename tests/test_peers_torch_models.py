@@ -40,6 +40,11 @@ def classifiers():
 
 
 @pytest.fixture(scope="module")
+def labels(classifiers):
+    return np.asarray(jax.jit(jax.vmap(classifiers[0]))(IMAGES)).argmax(1)
+
+
+@pytest.fixture(scope="module")
 def purifiers():
     """Of one function in both, quicker to compile than a network."""
     theirs = pm.torch_denoiser(lambda x_t, t: torch.tanh(x_t + t[:, None, None, None] / 100))
@@ -65,12 +70,12 @@ def test_a_batch_of_batches_is_one(classifiers):
     _, classifier = classifiers
     grid = IMAGES.reshape(2, 3, 8, 8, 1)
     slope = jax.vmap(jax.grad(lambda x: classifier(x)[0]))
-    np.testing.assert_allclose(jax.vmap(slope)(grid).reshape(IMAGES.shape), slope(IMAGES), **FLOAT)
+    of_grid, of_images = jax.jit(lambda grid, images: (jax.vmap(slope)(grid), slope(images)))(grid, IMAGES)
+    np.testing.assert_allclose(of_grid, np.asarray(of_images).reshape(grid.shape), **FLOAT)
 
 
-def test_rates_attacks_and_minimum_perturbations_equal_ours(classifiers, purifiers):
+def test_rates_attacks_and_minimum_perturbations_equal_ours(classifiers, labels, purifiers):
     """Purified by our sampler with their denoiser. Signs of gradients near zero may differ: margins to a hundredth."""
-    labels = np.asarray(jax.vmap(classifiers[0])(IMAGES).argmax(1))
 
     def measured(classifier, purifier):
         rates = pm.over_images(partial(pm.expected_rates, draws=2), (purifier,), IMAGES, XI, np.full(N, 0.1))
@@ -130,7 +135,7 @@ def test_a_purifier_is_called_once_an_image():
 def test_rows_that_are_alike_get_the_same_gradient():
     """And not one of them that of all."""
     purifier, alike = pm.torch_purifier(noised), np.repeat(IMAGES[:1], 3, axis=0)
-    slope = jax.vmap(lambda x: jax.grad(lambda x: purifier(x, XI[0]).sum())(x))(alike)
+    slope = jax.jit(jax.vmap(jax.grad(lambda x: purifier(x, XI[0]).sum())))(alike)
     np.testing.assert_allclose(slope, 0.8, rtol=1e-6)
 
 
@@ -212,10 +217,10 @@ def test_jacobians_of_a_batch_with_attention():
             x.shape)
 
     purifier = pm.torch_purifier(attend)
-    forward = jax.vmap(lambda x, key, v: pm.push(purifier, x, key, v))(IMAGES[:2], XI[:2], IMAGES[2:4])
-    rows = jax.vmap(jax.jacrev(lambda x, key: purifier(x, key).ravel()))(jnp.asarray(IMAGES[:2]), XI[:2])
-    np.testing.assert_allclose(forward.reshape(2, 64), np.einsum("nij,nj->ni", rows.reshape(2, 64, 64),
-                                                                 IMAGES[2:4].reshape(2, 64)), **FLOAT)
+    x, keys, v = IMAGES[:2], XI[:2], IMAGES[2:4]
+    forward = jax.jit(jax.vmap(partial(pm.push, purifier)))(x, keys, v)
+    rows = jax.jit(jax.vmap(jax.jacrev(lambda x, key: purifier(x, key))))(x, keys)
+    np.testing.assert_allclose(forward, np.einsum("nabcijk,nijk->nabc", rows, v), **FLOAT)
 
 
 @pytest.mark.parametrize("last, ours", [
@@ -224,11 +229,11 @@ def test_jacobians_of_a_batch_with_attention():
 ], ids=["sigmoid", "relu", "exp", "sqrt", "round", "softmax"])
 def test_whatever_comes_last_is_pushed_and_pulled(last, ours):
     """Layers whose gradient needs their output, or is nothing."""
-    x = jnp.asarray(IMAGES[0])
     theirs = pm.torch_classifier(lambda x: last(2 * x.flatten(1)))
-    expected = jax.jacfwd(lambda x: ours(2 * x.ravel()))(x)
-    for jacobian in (jax.jacfwd, jax.jacrev):
-        np.testing.assert_allclose(jacobian(theirs)(x), expected, **FLOAT)
+    jacobians = jax.jacfwd(theirs), jax.jacrev(theirs), jax.jacfwd(lambda x: ours(2 * x.ravel()))
+    pushed, pulled, expected = jax.jit(lambda x: [jacobian(x) for jacobian in jacobians])(IMAGES[0])
+    for found in (pushed, pulled):
+        np.testing.assert_allclose(found, expected, **FLOAT)
 
 
 @pytest.mark.parametrize("derivative", [jax.jacrev, jax.jacfwd])
@@ -279,10 +284,9 @@ def test_second_derivatives_are_refused(classifiers):
         jax.jvp(slope, (jnp.asarray(IMAGES[0]),), (jnp.ones((8, 8, 1)),))
 
 
-def test_a_hidden_gradient_is_said_and_straight_through_attacks_it(classifiers):
+def test_a_hidden_gradient_is_said_and_straight_through_attacks_it(classifiers, labels):
     hidden = pm.torch_purifier(torch.no_grad()(noised))
     attack = partial(pm.attack_images, partial(pm.pgd, steps=2), classifiers[1])
-    labels = np.asarray(jax.vmap(classifiers[0])(IMAGES).argmax(1))
     with pytest.raises(ValueError, match=r"has no gradient in the image, for it runs under torch.no_grad"):
         attack(hidden, IMAGES, labels, XI, 0.1)
     assert np.isfinite(attack(pm.straight_through(hidden), IMAGES, labels, XI, 0.1).margin).all()
