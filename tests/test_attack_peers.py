@@ -4,7 +4,6 @@ from functools import partial
 from types import SimpleNamespace
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -47,7 +46,7 @@ def test_the_twins_of_what_is_trained_here_have_our_logits():
     random = np.random.default_rng(0)
 
     def shaken(network):
-        moved = lambda w: w + jnp.asarray(0.1 * random.normal(size=w.shape), jnp.float32)
+        moved = lambda w: np.asarray(w) + np.float32(0.1 * random.normal(size=w.shape))
         return network.with_state(jax.tree.map(moved, network.state))
 
     networks = jax.jit(lambda: (
