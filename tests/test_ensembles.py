@@ -68,20 +68,19 @@ def test_votes_are_counted_and_have_the_gradient_of_expected_votes():
     assert float(of_tie(0)) == 0 == float(of_tie(1))
 
 
+@jax.jit
+def five_draws(x, key):
+    return jnp.stack([classifier(noisy(x, xi)) for xi in randomness.redraws(key, 5)])
+
+
 @every_combination
 def test_an_ensemble_combines_the_draws_of_its_key(combine):
-
-    @jax.jit
-    def by_hand(x, key):
-        logits = combine(jnp.stack([classifier(noisy(x, xi)) for xi in randomness.redraws(key, 5)]))
-        return logits, losses.cross_entropy(logits, LABEL), losses.margins(logits, LABEL)
-
-    @jax.jit
-    def ours(x, key):
-        view = Pooled(5, combine)(classifier, noisy, LABEL, losses.cross_entropy)
-        return ensemble_classifier(classifier, noisy, 5, combine)(x, key), *view(x, key)
-
-    for found, expected in zip(ours(X, KEY), by_hand(X, KEY), strict=True):
+    judged = lambda logits: (logits, losses.cross_entropy(logits, LABEL), losses.margins(logits, LABEL))
+    by_hand = jax.jit(lambda each: judged(combine(each)))(five_draws(X, KEY))
+    decide = ensemble_classifier(classifier, noisy, 5, combine)
+    view = Pooled(5, combine)(classifier, noisy, LABEL, losses.cross_entropy)
+    ours = jax.jit(lambda x, key: (decide(x, key), *view(x, key)))(X, KEY)
+    for found, expected in zip(ours, by_hand, strict=True):
         np.testing.assert_allclose(found, expected, atol=1e-5)  # float32, other fusions
 
 
