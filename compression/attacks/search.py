@@ -66,8 +66,7 @@ def attack_images(
     rows = (images, labels, keys, budgets)
 
     def apply(function, which, *more, shared=()):
-        return over_images(function, (*shared, classifier, purifier), *rows, *more, which=which, size=size,
-                           name="attack")
+        return over_images(function, shared, *rows, *more, which=which, size=size, name="attack")
 
     def judge(which, candidates):
         return _judged(view, classifier, purifier, candidates, labels, keys, size, which)
@@ -88,7 +87,7 @@ def attack_images(
             length = min(max(SEGMENT, step // GROWTH), settings.steps - step)
             if len(which):
                 segment = partial(_segment, attack, view, criterion)
-                _put(search, which, apply(segment, which, search, shared=(np.int32(length),)))
+                _put(search, which, apply(segment, which, search, shared=(np.int32(length), classifier, purifier)))
             step, done = step + length, done + length
             on_segment(done / total, len(which))
         which = attacked()
@@ -136,11 +135,11 @@ def _margins(view, classifier, purifier, x, label, key):
     return jnp.maximum(view(classifier, purifier, label, margin)(x, key).margins, jnp.finfo(x.dtype).min)
 
 
-def _unbroken(attack, classifier, purifier, x, label, key, eps, margins):
+def _unbroken(attack, x, label, key, eps, margins):
     return iterative.unbroken(attack(eps), x, key, margins)
 
 
-def _restart(attack, classifier, purifier, x, label, key, eps, search, restart):
+def _restart(attack, x, label, key, eps, search, restart):
     return iterative.begin(attack(eps), search, x, key, restart)
 
 
@@ -150,13 +149,13 @@ def _segment(attack, view, criterion, length, classifier, purifier, x, label, ke
     return jax.lax.fori_loop(0, length, lambda _, s: iterative.advance(attack(eps), loss, s, x, key), search)
 
 
-def _last(attack, classifier, purifier, x, label, key, eps, search, margins):
+def _last(attack, x, label, key, eps, search, margins):
     return iterative.judge(attack(eps), search, x, search.iterate, margins)
 
 
-def _inside(attack, classifier, purifier, x, label, key, eps, best):
+def _inside(attack, x, label, key, eps, best):
     return attack(eps).norm.project(best, x, eps)
 
 
-def _result(attack, classifier, purifier, x, label, key, eps, search, best, margin):
+def _result(attack, x, label, key, eps, search, best, margin):
     return iterative.result(attack(eps), search, best, margin)
