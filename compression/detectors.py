@@ -25,7 +25,8 @@ from .types import Classifier, Image, Key, Keys, Label, Loss, Objective, Purifie
 def reconstruction_error(x: Image, purified: Image, order: int = 1) -> Scalar:
     """||x - f(x)||_p over all pixels (Meng and Chen 2017, Eq. 2), p = 1 or 2 as there.
 
-    >>> float(reconstruction_error(jnp.ones((2, 2, 1)), jnp.full((2, 2, 1), 0.5)))
+    >>> import jax
+    >>> float(jax.jit(reconstruction_error)(np.ones((2, 2, 1)), np.full((2, 2, 1), 0.5)))
     2.0
     """
     return jnp.linalg.norm((x - purified).ravel(), order)
@@ -66,8 +67,8 @@ class MagNet(NamedTuple):
 
     >>> import jax, purimetry as pm
     >>> half = lambda x, key: x / 2
-    >>> view = MagNet(threshold=0.5)(lambda x: x.reshape(-1), half, jnp.int32(0))
-    >>> at = lambda *pixels: float(view(jnp.array(pixels).reshape(1, 2, 1), jax.random.key(0)).margin)
+    >>> view = jax.jit(MagNet(threshold=0.5)(lambda x: x.reshape(-1), half, jnp.int32(0)))
+    >>> at = lambda *pixels: float(view(np.array(pixels).reshape(1, 2, 1), jax.random.key(0)).margin)
     >>> at(0.25, 0.5), at(0.0, 2.0)  # misclassified and accepted, misclassified and rejected
     (0.125, -1.0)
     """

@@ -19,7 +19,8 @@ Combine = Callable[[Float[Array, "draws classes"]], Logits]
 def mean_of_softmax(logits: Float[Array, "draws classes"]) -> Logits:
     """Logarithms of the mean probabilities (alp Eq. 3), which are logits of the ensemble.
 
-    >>> jnp.exp(mean_of_softmax(jnp.log(jnp.array([[0.5, 0.5], [1.0, 1e-9]])))).round(2).tolist()
+    >>> import numpy as np
+    >>> np.exp(jax.jit(mean_of_softmax)(np.log([[0.5, 0.5], [1.0, 1e-9]]))).round(2).tolist()
     [0.75, 0.25]
     """
     return jax.nn.logsumexp(jax.nn.log_softmax(logits), 0) - jnp.log(len(logits))
@@ -35,7 +36,7 @@ def majority_vote(logits: Float[Array, "draws classes"]) -> Logits:
 
     A tie has margin 0, which counts as misclassified.
 
-    >>> majority_vote(jnp.array([[3.0, 1.0], [2.0, 0.0], [0.0, 9.0]])).tolist()
+    >>> jax.jit(majority_vote)(jnp.array([[3.0, 1.0], [2.0, 0.0], [0.0, 9.0]])).tolist()
     [2.0, 1.0]
     """
     expected = jax.nn.softmax(logits).sum(0)
@@ -50,8 +51,8 @@ def ensemble_classifier(
 
     >>> import purimetry as pm
     >>> noisy = lambda x, key: x + jax.random.normal(key, x.shape)
-    >>> decide = ensemble_classifier(lambda x: 9 * x.reshape(-1), noisy, 1000)
-    >>> int(decide(jnp.array([0.75, 0.25]).reshape(1, 2, 1), pm.configuration(0, 0)).argmax())
+    >>> decide = jax.jit(ensemble_classifier(lambda x: 9 * x.reshape(-1), noisy, 1000))
+    >>> int(decide(jnp.array([[[0.75], [0.25]]]), pm.configuration(0, 0)).argmax())
     0
     """
     if draws < 1:

@@ -47,9 +47,11 @@ def apgd(
     have changed since then (Conditions 1 and 2 of Sec. 3; as in the authors' code exactly the share rho is too few).
 
     >>> import jax, purimetry as pm
+    >>> from functools import partial
     >>> loss = pm.defended(lambda x: x.reshape(-1), pm.identity, jnp.int32(0), pm.cross_entropy)
-    >>> apgd(0.25)(loss, jnp.array([0.75, 0.25]).reshape(1, 2, 1), jax.random.key(0)).x.ravel().tolist()
-    [0.5, 0.5]
+    >>> attack = jax.jit(partial(apgd(0.25), loss))
+    >>> attack(jnp.array([[[0.75], [0.25]]]), jax.random.key(0)).x.tolist()
+    [[[0.5], [0.5]]]
     """
     check_norm(norm)
 
@@ -91,9 +93,11 @@ def apgd_targeted(eps: Budget, *, steps: int = 100, targets: int = 9, norm: Modu
     """Targeted Auto-PGD: a restart for each of the likeliest `targets` rival classes, ascending their targeted DLR.
 
     >>> import jax, purimetry as pm
+    >>> from functools import partial
     >>> loss = pm.defended(lambda x: x.reshape(-1), pm.identity, jnp.int32(0))
-    >>> x = jnp.array([0.75, 0.0, 0.25, 0.0]).reshape(2, 2, 1)
-    >>> round(float(apgd_targeted(0.3, targets=3)(loss, x, jax.random.key(0)).margin), 2)
+    >>> x = jnp.array([[[0.75], [0.0]], [[0.25], [0.0]]])
+    >>> attack = jax.jit(partial(apgd_targeted(0.3, targets=3), loss))
+    >>> round(float(attack(x, jax.random.key(0)).margin), 2)
     0.1
     """
     return apgd(eps, steps=steps, restarts=targets, norm=norm)._replace(rival=each_rival, ascent=targeted_dlr)

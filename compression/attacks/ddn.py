@@ -19,8 +19,8 @@ def ddn(eps: Budget, *, steps: int = 100, first: float = 1.0, gamma: float = 0.0
 
     >>> import jax, purimetry as pm
     >>> loss = pm.defended(lambda x: x.reshape(-1), pm.identity, jnp.int32(0))
-    >>> x = jnp.array([0.75, 0.25]).reshape(1, 2, 1)
-    >>> found = ddn(1.0)(loss, x, jax.random.key(0)).x
+    >>> x = jnp.array([[[0.75], [0.25]]])
+    >>> found = jax.jit(partial(ddn(1.0), loss))(x, jax.random.key(0)).x
     >>> round(float(l2.length(found - x)), 2), round(0.25 * 2**0.5, 2)
     (0.35, 0.35)
     """

@@ -24,9 +24,10 @@ def fab(eps: Budget, *, steps: int = 100, targets: int = 9, norm: ModuleType = l
     budget and infinite confidence it measures minimum perturbations.
 
     >>> import purimetry as pm
+    >>> from functools import partial
     >>> loss = pm.defended(lambda x: x.reshape(-1), pm.identity, jnp.int32(0))
-    >>> x = jnp.array([0.75, 0.25]).reshape(1, 2, 1)
-    >>> found = fab(1.0, targets=1)(loss, x, jax.random.key(0)).x
+    >>> x = jnp.array([[[0.75], [0.25]]])
+    >>> found = jax.jit(partial(fab(1.0, targets=1), loss))(x, jax.random.key(0)).x
     >>> round(float(linf.length(found - x)), 2)
     0.25
     """
@@ -58,8 +59,10 @@ def to_plane(point: Image, normal: Image, gain: Scalar, norm: ModuleType) -> Ima
 
     In l_inf all pixels move at one speed, in l2 in proportion to the normal, until they stop at 0 or 1.
 
-    >>> to_plane(jnp.array([[[0.75], [0.5]]]), jnp.ones((1, 2, 1)), jnp.float32(0.75), linf).ravel().tolist()
-    [0.25, 0.5]
+    >>> from functools import partial
+    >>> nearest = jax.jit(partial(to_plane, norm=linf))
+    >>> nearest(jnp.array([[[0.75], [0.5]]]), jnp.ones((1, 2, 1)), 0.75).tolist()
+    [[[0.25], [0.5]]]
     """
     direction = jnp.sign(gain) * norm.steepest(normal)
     room = jnp.where(direction > 0, 1 - point, point)

@@ -15,9 +15,11 @@ def fgsm(eps: Budget, *, norm: ModuleType = linf) -> Iterative:
     norm: `linf`, or `l2` for the fast gradient method.
 
     >>> import jax, jax.numpy as jnp, purimetry as pm
+    >>> from functools import partial
     >>> loss = pm.defended(lambda x: x.reshape(-1), pm.identity, jnp.int32(0))
-    >>> fgsm(0.25)(loss, jnp.array([0.75, 0.25]).reshape(1, 2, 1), jax.random.key(0)).x.ravel().tolist()
-    [0.5, 0.5]
+    >>> attack = jax.jit(partial(fgsm(0.25), loss))
+    >>> attack(jnp.array([[[0.75], [0.25]]]), jax.random.key(0)).x.tolist()
+    [[[0.5], [0.5]]]
     """
     check_norm(norm)
     return pgd(eps, steps=1, step_size=1.0, norm=norm, start=norm.clean_start)

@@ -16,8 +16,8 @@ def momentum(attack: Callable[[Budget], Iterative], eps: Budget, *, decay: float
     >>> import jax, jax.numpy as jnp, purimetry as pm
     >>> from functools import partial
     >>> loss = pm.defended(lambda x: x.reshape(-1), pm.identity, jnp.int32(0))
-    >>> result = momentum(partial(pm.pgd, steps=80), 0.25)(
-    ...     loss, jnp.array([0.7, 0.3]).reshape(1, 2, 1), jax.random.key(0))
+    >>> attack = jax.jit(partial(momentum(partial(pm.pgd, steps=80), 0.25), loss))
+    >>> result = attack(jnp.array([[[0.7], [0.3]]]), jax.random.key(0))
     >>> round(float(result.margin), 2)
     0.1
     """

@@ -34,7 +34,8 @@ def pgd(
 
     >>> import jax, jax.numpy as jnp, purimetry as pm
     >>> loss = pm.defended(lambda x: x.reshape(-1), pm.identity, jnp.int32(0))
-    >>> result = pgd(0.25, steps=80)(loss, jnp.array([0.7, 0.3]).reshape(1, 2, 1), jax.random.key(0))
+    >>> attack = jax.jit(partial(pgd(0.25, steps=80), loss))
+    >>> result = attack(jnp.array([[[0.7], [0.3]]]), jax.random.key(0))
     >>> round(float(result.margin), 2)
     0.1
     """

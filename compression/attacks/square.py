@@ -32,10 +32,12 @@ def square(
     authors' code never reaches the last row and column).
 
     >>> import jax, jax.numpy as jnp, purimetry as pm
+    >>> from functools import partial
     >>> loss = pm.defended(lambda x: x.reshape(-1), pm.identity, jnp.int32(0))
-    >>> result = square(0.25, queries=20)(loss, jnp.array([0.75, 0.25]).reshape(1, 2, 1), jax.random.key(0))
-    >>> result.x.ravel().tolist(), int(result.gradients)
-    ([0.5, 0.5], 0)
+    >>> attack = jax.jit(partial(square(0.25, queries=20), loss))
+    >>> result = attack(jnp.array([[[0.75], [0.25]]]), jax.random.key(0))
+    >>> result.x.tolist(), int(result.gradients)
+    ([[[0.5], [0.5]]], 0)
     """
     check_norm(norm)
     first, propose = {linf: (_stripes, _linf_square), l2: (_tiles, _l2_square)}[norm]

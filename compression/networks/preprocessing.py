@@ -21,8 +21,8 @@ def rgb(x: Image) -> Float[Array, "height width 3"]:
 def resize_bilinear(x: Image, side: int) -> Float[Array, "{side} {side} channel"]:
     """To side x side without antialiasing, as `interpolate(mode="bilinear", align_corners=False)` of PyTorch.
 
-    >>> resize_bilinear(jnp.array([[[0.0], [1.0]]] * 2), 4)[0, :, 0].tolist()
-    [0.0, 0.25, 0.75, 1.0]
+    >>> resize_bilinear(jnp.array([[[0.0], [1.0]]] * 2), 4).tolist()[0]
+    [[0.0], [0.25], [0.75], [1.0]]
     """
     return jax.image.resize(x, (side, side, x.shape[-1]), "bilinear", antialias=False)
 

@@ -26,7 +26,7 @@ def diffusion(
     >>> import jax, jax.numpy as jnp, purimetry as pm
     >>> steps = pm.ddpm(pm.respaced(pm.linear(), 100), t_star=5)
     >>> purifier = pm.diffusion(lambda x_t, t: 0 * x_t, steps)
-    >>> purifier(jnp.full((8, 8, 1), 0.5), pm.configuration(seed=0, index=0)).shape
+    >>> jax.jit(purifier)(jnp.full((8, 8, 1), 0.5), pm.configuration(seed=0, index=0)).shape
     (8, 8, 1)
     """
     if not isinstance(steps, samplers.Steps):
