@@ -134,7 +134,7 @@ def correlations(inputs: Rows, outputs: Table) -> Correlations:
 def mean_over_pairs(matrix: Float[Array, "n n"]) -> Scalar:
     """Mean of a symmetric matrix off its diagonal: a correlation's mean over pairs.
 
-    >>> float(mean_over_pairs(jnp.array([[1.0, 0.25], [0.25, 1.0]])))
+    >>> float(jax.jit(mean_over_pairs)(jnp.array([[1.0, 0.25], [0.25, 1.0]])))
     0.25
     """
     n = matrix.shape[0]
