@@ -59,8 +59,8 @@ def rms_rate_hutchinson(purifier: Purifier, x: Image, key: Key, *, draws: int = 
 def push(purifier: Purifier, x: Image, key: Key, v: Image) -> Image:
     """J v: what a small perturbation v of x becomes; one Jacobian-vector product.
 
-    >>> squared = jax.jit(partial(push, lambda x, key: x**2))
-    >>> squared(jnp.array([[[3.0]]]), jax.random.key(0), jnp.array([[[1.0]]])).item()
+    >>> pushed = jax.jit(partial(push, lambda x, key: x**2))
+    >>> pushed(jnp.array([[[3.0]]]), jax.random.key(0), jnp.array([[[1.0]]])).item()
     6.0
     """
     check_image(x)
@@ -73,8 +73,8 @@ def retained(purifier: Purifier, x: Image, key: Key, v: Image) -> Scalar:
     v: any direction; `manifold.isotropic` or `inside` for a random one, `gradients.gradient` for J^T g, the
     adversarial one, or an attack's x_adv - x.
 
-    >>> x, squared = jnp.array([[[3.0]]]), jax.jit(partial(retained, lambda x, key: x**2))
-    >>> squared(x, jax.random.key(0), x).item()
+    >>> x, along = jnp.array([[[3.0]]]), jax.jit(partial(retained, lambda x, key: x**2))
+    >>> along(x, jax.random.key(0), x).item()
     6.0
     """
     return jnp.linalg.norm(push(purifier, x, key, v)) / jnp.linalg.norm(v)

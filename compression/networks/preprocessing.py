@@ -33,7 +33,7 @@ def resize_bicubic(x: Image, side: int) -> Float[Array, "{side} {side} channel"]
     Keys' kernel (a = -1/2) widened when it shrinks an image, as in Pillow and in PyTorch's
     `interpolate(mode="bicubic", antialias=True)`. Pillow's rounding to 8 bits is left out, so it is differentiable.
 
-    >>> resize_bicubic(jnp.full((20, 30, 3), 0.5), 8).shape
+    >>> jax.jit(resize_bicubic, static_argnums=1)(jnp.full((20, 30, 3), 0.5), 8).shape
     (8, 8, 3)
     """
     height, width, channels = x.shape
