@@ -13,7 +13,7 @@ def as_pytree(function: Callable) -> Callable:
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # arrays have no hash, by which `jax.jit` knows a function
 class Made:
     """What is made of a network by a formula with tables, such as a schedule's, that are no weights of it."""
 

@@ -248,3 +248,8 @@ def test_a_pure_network_is_a_pytree_of_its_weights():
     x, apply = np.float32([1, -2]), jax.jit(lambda network, x: network(x))
     np.testing.assert_allclose(apply(doubled, x), 2 * np.asarray(apply(network, x)), rtol=1e-6)  # bias starts at 0
     assert len(jax.tree.leaves(network)) == 2
+
+
+def test_a_pure_network_is_a_function_that_can_be_jitted():
+    network, x = jax.jit(lambda: pure(nnx.Linear(2, 3, rngs=nnx.Rngs(0))))(), np.float32([1, -2])
+    np.testing.assert_allclose(jax.jit(network)(x), x @ network.module.kernel[...], rtol=1e-6)  # bias starts at 0

@@ -8,7 +8,7 @@ from flax import nnx
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # arrays have no hash, by which `jax.jit` knows a function
 class Network:
     """A network as a function whose weights are pytree leaves, so compiled programs take it as an argument.
 
