@@ -20,11 +20,11 @@ def penultimate(network: Callable) -> Callable:
 
     network: of a module with a method `features`, such as ConvNet; TypeError for others, and for a function.
 
-    >>> import jax, numpy as np
+    >>> import jax.numpy as jnp
     >>> from .networks.convnet import ConvNet
     >>> from .networks.pure import pure
-    >>> features = lambda x: penultimate(pure(ConvNet((8, 8, 1), classes=10, rngs=nnx.Rngs(0))))(x)
-    >>> jax.eval_shape(features, np.zeros((8, 8, 1))).shape
+    >>> network = pure(ConvNet((8, 8, 1), classes=10, rngs=nnx.Rngs(0)))
+    >>> penultimate(network)(jnp.zeros((8, 8, 1))).shape
     (128,)
     """
     module = type(network.module if isinstance(network, Network) else network)

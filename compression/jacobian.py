@@ -23,9 +23,8 @@ from .types import Image, Key, Purifier, Scalar
 def jacobian(purifier: Purifier, x: Image, key: Key) -> Float[Array, "d d"]:
     """J of f_xi at x, rows are outputs; d forward-mode products, so no trajectory is stored.
 
-    >>> import jax, numpy as np
-    >>> triple = lambda x, key: 3 * x
-    >>> jax.jit(jacobian, static_argnums=0)(triple, np.ones((1, 2, 1)), jax.random.key(0)).tolist()
+    >>> import jax, jax.numpy as jnp
+    >>> jacobian(lambda x, key: 3 * x, jnp.ones((1, 2, 1)), jax.random.key(0)).tolist()
     [[3.0, 0.0], [0.0, 3.0]]
     """
     check_image(x)
@@ -59,8 +58,7 @@ def rms_rate_hutchinson(purifier: Purifier, x: Image, key: Key, *, draws: int = 
 def push(purifier: Purifier, x: Image, key: Key, v: Image) -> Image:
     """J v: what a small perturbation v of x becomes; one Jacobian-vector product.
 
-    >>> pushed = jax.jit(partial(push, lambda x, key: x**2))
-    >>> pushed(jnp.array([[[3.0]]]), jax.random.key(0), jnp.array([[[1.0]]])).item()
+    >>> push(lambda x, key: x**2, jnp.full((1, 1, 1), 3.0), jax.random.key(0), jnp.ones((1, 1, 1))).item()
     6.0
     """
     check_image(x)
@@ -73,8 +71,8 @@ def retained(purifier: Purifier, x: Image, key: Key, v: Image) -> Scalar:
     v: any direction; `manifold.isotropic` or `inside` for a random one, `gradients.gradient` for J^T g, the
     adversarial one, or an attack's x_adv - x.
 
-    >>> x, along = jnp.array([[[3.0]]]), jax.jit(partial(retained, lambda x, key: x**2))
-    >>> along(x, jax.random.key(0), x).item()
+    >>> x = jnp.full((1, 1, 1), 3.0)
+    >>> retained(lambda x, key: x**2, x, jax.random.key(0), x).item()
     6.0
     """
     return jnp.linalg.norm(push(purifier, x, key, v)) / jnp.linalg.norm(v)
@@ -98,9 +96,8 @@ def largest_singular_values(purifier: Purifier, x: Image, key: Key, *, k: int, i
     iterations: dimension of the Krylov space, k <= iterations <= d; each costs a product with J and one with J^T.
         Two or three times k is enough where the spectrum decays; look at `residual`.
 
-    >>> scale = jnp.array([[[3.0], [1.0], [0.5]]])
-    >>> found = jax.jit(partial(largest_singular_values, lambda x, key: scale * x, k=2, iterations=3))(
-    ...     scale, jax.random.key(0))
+    >>> scale = jnp.array([3.0, 1.0, 0.5]).reshape(1, 3, 1)
+    >>> found = largest_singular_values(lambda x, key: scale * x, scale, jax.random.key(0), k=2, iterations=3)
     >>> [round(float(value), 3) for value in found.values]
     [3.0, 1.0]
     """
@@ -123,9 +120,8 @@ def largest_eigenvectors(
 
     iterations: products, k <= iterations <= d. x: an image of the shape of the vectors.
 
-    >>> scale = jnp.array([[[3.0], [1.0], [-5.0]]])
-    >>> values, _ = jax.jit(partial(largest_eigenvectors, lambda v: scale * v, k=2, iterations=3))(
-    ...     scale, jax.random.key(0))
+    >>> scale = jnp.array([3.0, 1.0, -5.0]).reshape(1, 3, 1)
+    >>> values, _ = largest_eigenvectors(lambda v: scale * v, scale, jax.random.key(0), k=2, iterations=3)
     >>> [round(float(value), 3) for value in values]
     [3.0, 1.0]
     """
@@ -138,7 +134,7 @@ def largest_eigenvectors(
 def symmetric_spectrum(jacobian: Float[Array, "d d"]) -> Float[Array, "d"]:
     """Eigenvalues of (J + J^T) / 2, ascending: what "eigendirections" mean where J is not symmetric (App. A.3).
 
-    >>> jax.jit(symmetric_spectrum)(jnp.array([[2.0, 5.0], [-5.0, 1.0]])).tolist()
+    >>> symmetric_spectrum(jnp.array([[2.0, 5.0], [-5.0, 1.0]])).tolist()
     [1.0, 2.0]
     """
     return eigenvalues((jacobian + jacobian.T) / 2)
@@ -147,7 +143,7 @@ def symmetric_spectrum(jacobian: Float[Array, "d d"]) -> Float[Array, "d"]:
 def participation_ratio(singular_values: Float[Array, "k"]) -> Scalar:
     """(sum s^2)^2 / sum s^4: how many directions share the energy ||J||_F^2, one of two effective ranks.
 
-    >>> float(jax.jit(participation_ratio)(jnp.array([2.0, 2.0, 0.0])))
+    >>> float(participation_ratio(jnp.array([2.0, 2.0, 0.0])))
     2.0
     """
     energy = singular_values**2
@@ -159,7 +155,7 @@ def entropy_rank(singular_values: Float[Array, "k"]) -> Scalar:
 
     Roy and Vetterli (2007) take p = s / sum s, which is larger still; squares make both ranks ones of the energy.
 
-    >>> round(float(jax.jit(entropy_rank)(jnp.array([2.0, 2.0, 0.0]))), 4)
+    >>> round(float(entropy_rank(jnp.array([2.0, 2.0, 0.0]))), 4)
     2.0
     """
     share = singular_values**2 / (singular_values**2).sum()

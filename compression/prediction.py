@@ -142,9 +142,7 @@ def likely_rivals(classifier: Classifier, anchor: Image, label: Label, eps: Budg
     Of the CANDIDATES with the highest logits there; fewer where there are fewer classes.
     eps: the compressed budget, rate times eps of the defence.
 
-    >>> from functools import partial
-    >>> rivals = jax.jit(partial(likely_rivals, lambda x: x.reshape(-1)))
-    >>> rivals(jnp.array([[[0.9], [0.2], [0.5]]]), 0, 0.1).tolist()
+    >>> likely_rivals(lambda x: x.reshape(-1), jnp.array([[[0.9], [0.2], [0.5]]]), jnp.int32(0), 0.1).tolist()
     [2, 1]
     """
     there, sizes, unused = margins(classifier(anchor), label), jnp.asarray(STEP_SIZES), jax.random.key(0)

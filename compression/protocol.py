@@ -261,8 +261,8 @@ def drawn_for_every_input(
 
     >>> import purimetry as pm
     >>> noise = lambda x, key: jax.random.normal(key, x.shape)
-    >>> loss = jax.jit(drawn_for_every_input(lambda x: x.reshape(-1), noise, jnp.int32(0)))
-    >>> at = lambda value: float(loss(np.full((1, 2, 1), value), pm.configuration(0, 0)).margin)
+    >>> loss = drawn_for_every_input(lambda x: x.reshape(-1), noise, jnp.int32(0))
+    >>> at = lambda value: float(loss(jnp.full((1, 2, 1), value), pm.configuration(0, 0)).margin)
     >>> at(0.5) == at(0.5), at(0.5) == at(0.5000001)
     (True, False)
     """

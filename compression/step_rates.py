@@ -53,7 +53,7 @@ def step_rates(
     >>> from purimetry.compression.manifold import isotropic
     >>> x, key = jnp.full((8, 8, 1), 0.5), pm.configuration(0, 0)
     >>> halving = pm.diffusion(lambda x_t, t: x_t, pm.ddpm(pm.linear(), 3)._replace(prediction=jnp.full(3, -0.5)))
-    >>> jax.jit(step_rates)(halving, x, key, isotropic(x, key, 4)).local.mean.round(3).tolist()
+    >>> step_rates(halving, x, key, isotropic(x, key, 4)).local.mean.round(3).tolist()
     [0.5, 0.5, 0.5]
     """
     check_image(x)

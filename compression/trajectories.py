@@ -32,9 +32,9 @@ class Distances(NamedTuple):
 def trajectory(purifier: Purifier, x: Image, key: Key) -> Trajectory:
     """All states of a purifier made by `purifiers.diffusion`; TypeError for any other.
 
-    >>> import jax, purimetry as pm
+    >>> import purimetry as pm
     >>> purifier = pm.diffusion(lambda x_t, t: 0 * x_t, pm.ddpm(pm.linear(), t_star=5))
-    >>> path = jax.jit(trajectory)(purifier, jnp.full((8, 8, 1), 0.5), pm.configuration(0, 0))
+    >>> path = trajectory(purifier, jnp.full((8, 8, 1), 0.5), pm.configuration(0, 0))
     >>> path.forward.shape, path.reverse.shape
     ((5, 8, 8, 1), (5, 8, 8, 1))
     """
@@ -51,10 +51,10 @@ def distances_along(purifier: Purifier, x: Image, key: Key, reference: Image) ->
 
     x: what is purified, for example an attacked image; reference: in the paper the clean image.
 
-    >>> import jax, purimetry as pm
+    >>> import purimetry as pm
     >>> purifier = pm.diffusion(lambda x_t, t: 0 * x_t, pm.reverse_only(pm.linear(), t_star=5))
     >>> x = jnp.full((8, 8, 1), 0.5)
-    >>> jax.jit(distances_along)(purifier, x, pm.configuration(0, 0), x).l2[:6].tolist()
+    >>> distances_along(purifier, x, pm.configuration(0, 0), x).l2[:6].tolist()
     [0.0, 0.0, 0.0, 0.0, 0.0, 0.0]
     """
     states = jnp.concatenate([x[None], *trajectory(purifier, x, key)])

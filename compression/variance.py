@@ -88,7 +88,7 @@ def stochasticity(
 
     >>> import purimetry as pm
     >>> noisy = lambda x, key: x / 2 + jax.random.normal(key, x.shape) / 10
-    >>> found = jax.jit(stochasticity, static_argnums=0)(noisy, jnp.ones((8, 8, 1)), pm.configuration(0, 0), 0.3)
+    >>> found = stochasticity(noisy, jnp.ones((8, 8, 1)), pm.configuration(0, 0), 0.3)
     >>> round(float(found.variances.input), 4), round(float(found.variances.internal), 2)  # 0.3^2 / 3 / 4 and 0.1^2
     (0.0075, 0.01)
     """
@@ -108,7 +108,7 @@ def variances(outputs: Table) -> Variances:
     All configurations share their inputs, so the variance of a configuration's mean over n inputs is inflated by
     interaction / n and not by input / n.
 
-    >>> found = jax.jit(variances)(jnp.array([[[0.0], [1.0]], [[4.0], [5.0]]]))
+    >>> found = variances(jnp.array([[[0.0], [1.0]], [[4.0], [5.0]]]))
     >>> float(found.input), float(found.internal), float(found.interaction)
     (0.5, 8.0, 0.0)
     """
@@ -134,7 +134,7 @@ def correlations(inputs: Rows, outputs: Table) -> Correlations:
 def mean_over_pairs(matrix: Float[Array, "n n"]) -> Scalar:
     """Mean of a symmetric matrix off its diagonal: a correlation's mean over pairs.
 
-    >>> float(jax.jit(mean_over_pairs)(jnp.array([[1.0, 0.25], [0.25, 1.0]])))
+    >>> float(mean_over_pairs(jnp.array([[1.0, 0.25], [0.25, 1.0]])))
     0.25
     """
     n = matrix.shape[0]

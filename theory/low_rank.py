@@ -113,10 +113,10 @@ def noise_predictor(data: LowRank, schedule: Schedule) -> NoisePredictor:
 
     Its t is the network's time, one of `schedule.time[1:]`.
 
-    >>> import jax, purimetry as pm
+    >>> import purimetry as pm
     >>> schedule, data = pm.linear(), low_rank(np.zeros((8, 8, 1)), np.eye(64, 4), 0.1, 0.001)
     >>> purifier = pm.diffusion(noise_predictor(data, schedule), pm.ddpm(schedule, t_star=10))
-    >>> jax.jit(purifier)(np.full((8, 8, 1), 0.5), pm.configuration(0, 0)).shape
+    >>> purifier(jnp.full((8, 8, 1), 0.5), pm.configuration(0, 0)).shape
     (8, 8, 1)
     """
     return Partial(_predict, data, directions.noise_levels(schedule))

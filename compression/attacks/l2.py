@@ -50,8 +50,8 @@ def project(candidate: Image, x: Image, eps: Budget) -> Image:
     keeps it in the ball. Pixels that stop at 0 or 1 leave their share of the budget to the others, which scaling to
     the ball and clipping afterwards, as attacks often do, would waste.
 
-    >>> jax.jit(project)(jnp.array([[[1.4], [0.9]]]), jnp.array([[[1.0], [0.5]]]), 0.25).tolist()
-    [[[1.0], [0.75]]]
+    >>> project(jnp.array([[[1.4], [0.9]]]), jnp.array([[[1.0], [0.5]]]), 0.25).ravel().tolist()
+    [1.0, 0.75]
     """
     perturbation = (candidate - x).ravel()
     room = jnp.where(perturbation > 0, 1 - x.ravel(), x.ravel())

@@ -40,7 +40,7 @@ def steepest(gradient: Image) -> Image:
 def project(candidate: Image, x: Image, eps: Budget) -> Image:
     """The nearest point of the ball around x that is also in [0, 1].
 
-    >>> jax.jit(project)(jnp.array([[[0.9]]]), jnp.array([[[0.5]]]), 0.25).item()
+    >>> project(jnp.array([[[0.9]]]), jnp.array([[[0.5]]]), 0.25).item()
     0.75
     """
     return jnp.clip(jnp.clip(candidate, x - eps, x + eps), 0, 1)

@@ -16,7 +16,7 @@ def fill(rates: Float[Array, "n"], totals: Float[Array, "n"], target: Scalar) ->
     sum is concave and piecewise linear, so Newton's method from 0 rises to the solution, and is there exactly once
     it passes no more walls.
 
-    >>> jax.jit(fill)(jnp.array([1.0, 1.0]), jnp.array([0.25, 9.0]), 1.25).item()
+    >>> fill(jnp.array([1.0, 1.0]), jnp.array([0.25, 9.0]), jnp.float32(1.25)).item()
     1.0
     """
     moving = rates > jnp.finfo(rates.dtype).tiny

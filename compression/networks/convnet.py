@@ -19,9 +19,8 @@ class ConvNet(nnx.Module):
 
     Takes pixels in [0, 1] and gives logits; the change to [-1, 1] is its normalisation.
 
-    >>> import jax, numpy as np
-    >>> logits = lambda x: ConvNet((8, 8, 1), classes=10, rngs=nnx.Rngs(0))(x)
-    >>> jax.eval_shape(logits, np.zeros((8, 8, 1))).shape
+    >>> import jax.numpy as jnp
+    >>> ConvNet((8, 8, 1), classes=10, rngs=nnx.Rngs(0))(jnp.zeros((8, 8, 1))).shape
     (10,)
     """
 

@@ -94,7 +94,7 @@ class DDPMUNet(nnx.Module):
 
     >>> levels = {"down_block_types": ["DownBlock2D"] * 2, "up_block_types": ["UpBlock2D"] * 2}
     >>> build = partial(DDPMUNet, block_out_channels=[8, 16], norm_num_groups=4, **levels)
-    >>> jax.eval_shape(lambda *inputs: build(rngs=nnx.Rngs(0))(*inputs), np.zeros((8, 8, 3)), 3.0).shape
+    >>> jax.eval_shape(lambda *inputs: build(rngs=nnx.Rngs(0))(*inputs), jnp.zeros((8, 8, 3)), jnp.float32(3)).shape
     (8, 8, 3)
     """
 

@@ -89,7 +89,7 @@ class GuidedUNet(nnx.Module):
     learned_sigma: whether the last layer also gives the variance of a reverse step, which `outputs` returns.
 
     >>> build = partial(GuidedUNet, channels=32, multiples=(1, 2), blocks=1, attention_at=(2,), head=32)
-    >>> jax.eval_shape(lambda *inputs: build(rngs=nnx.Rngs(0))(*inputs), np.zeros((8, 8, 3)), 3.0).shape
+    >>> jax.eval_shape(lambda *inputs: build(rngs=nnx.Rngs(0))(*inputs), jnp.zeros((8, 8, 3)), jnp.float32(3)).shape
     (8, 8, 3)
     """
 

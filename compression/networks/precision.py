@@ -32,8 +32,8 @@ def in_precision(network: Callable, dtype) -> Callable:
     jnp.bfloat16), steps)` rounds what the denoiser predicts but not the image. Of what `from_v`, `velocity_of` and
     their like make of a network, that network alone is rounded, neither their formula nor the schedule in it.
 
-    >>> halved = jax.jit(in_precision(lambda x: x / 2, jnp.bfloat16))(jnp.float32([1.0, 1.001]))
-    >>> halved.tolist(), halved.dtype.name
+    >>> halve = in_precision(lambda x: x / 2, jnp.bfloat16)
+    >>> halve(jnp.float32([1.0, 1.001])).tolist(), halve(jnp.ones(2)).dtype.name
     ([0.5, 0.5], 'float32')
     """
 

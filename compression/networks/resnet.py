@@ -137,7 +137,7 @@ class CifarResNet(ResNet):
     >>> import jax
     >>> block = partial(Basic, zero_pad)
     >>> logits = lambda x: CifarResNet(block, (4, 8), (1, 1), IMAGENET, classes=10, rngs=nnx.Rngs(0))(x)
-    >>> jax.eval_shape(logits, np.zeros((8, 8, 3))).shape
+    >>> jax.eval_shape(logits, jnp.zeros((8, 8, 3))).shape
     (10,)
     """
 

@@ -47,9 +47,8 @@ class UNet(nnx.Module):
         2^(levels - 1).
     blocks: residual blocks per level and direction.
 
-    >>> import jax, numpy as np
-    >>> network = lambda x_t, t: UNet(1, channels=(8, 16), rngs=nnx.Rngs(0))(x_t, t)
-    >>> jax.eval_shape(network, np.zeros((8, 8, 1)), 3.0).shape
+    >>> network = UNet(1, channels=(8, 16), rngs=nnx.Rngs(0))
+    >>> network(jnp.zeros((8, 8, 1)), jnp.float32(3)).shape
     (8, 8, 1)
     """
 

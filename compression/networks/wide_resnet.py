@@ -44,9 +44,9 @@ class WideResNet(nnx.Module):
 
     depth: 6n + 4 layers. widen: how many times as wide as 16, 32, 64 the three levels are.
 
-    >>> import jax
+    >>> import jax, jax.numpy as jnp
     >>> logits = lambda x: WideResNet(10, 2, AS_IT_IS, classes=10, rngs=nnx.Rngs(0))(x)
-    >>> jax.eval_shape(logits, np.zeros((8, 8, 3))).shape
+    >>> jax.eval_shape(logits, jnp.zeros((8, 8, 3))).shape
     (10,)
     """
 

@@ -28,10 +28,10 @@ def autoencoder(
     encode, decode: of one image in [0, 1] and one latent, of any shape. sigma: >= 0, one number or one a channel of
         the latent; 0 is the deterministic autoencoder.
 
-    >>> import jax, numpy as np, purimetry as pm
-    >>> purifier = jax.jit(autoencoder(lambda x: x, lambda z: z, sigma=0.1))
-    >>> x, xi = np.full((8, 8, 1), 0.5), pm.configuration(seed=0, index=0)
-    >>> np.array_equal(purifier(x, xi), purifier(x, xi)), round(float(np.asarray(purifier(x, xi)).std()), 1)
+    >>> import jax.numpy as jnp, purimetry as pm
+    >>> purifier = autoencoder(lambda x: x, lambda z: z, sigma=0.1)
+    >>> x, xi = jnp.full((8, 8, 1), 0.5), pm.configuration(seed=0, index=0)
+    >>> bool((purifier(x, xi) == purifier(x, xi)).all()), round(float(purifier(x, xi).std()), 1)
     (True, 0.1)
     """
     check_sigma(sigma)
@@ -43,10 +43,10 @@ def alp(network: Network, sigma: Sigma | None = None) -> Purifier:
 
     sigma: in place of the network's own, >= 0, one number or one a channel. A sweep over it does not recompile.
 
-    >>> import jax, purimetry as pm
+    >>> import purimetry as pm
     >>> from flax import nnx
-    >>> network = pm.pure(pm.Autoencoder((8, 8, 1), channels=(4,), rngs=nnx.Rngs(0)))
-    >>> jax.jit(alp(network, sigma=0.5))(np.full((8, 8, 1), 0.5), pm.configuration(seed=0, index=0)).shape
+    >>> network = pm.pure(pm.Autoencoder((8, 8, 1), latent=64, channels=(4, 8), rngs=nnx.Rngs(0)))
+    >>> alp(network, sigma=0.5)(jnp.full((8, 8, 1), 0.5), pm.configuration(seed=0, index=0)).shape
     (8, 8, 1)
     """
     module = network.module

@@ -26,7 +26,7 @@ def diffusion(
     >>> import jax, jax.numpy as jnp, purimetry as pm
     >>> steps = pm.ddpm(pm.respaced(pm.linear(), 100), t_star=5)
     >>> purifier = pm.diffusion(lambda x_t, t: 0 * x_t, steps)
-    >>> jax.jit(purifier)(jnp.full((8, 8, 1), 0.5), pm.configuration(seed=0, index=0)).shape
+    >>> purifier(jnp.full((8, 8, 1), 0.5), pm.configuration(seed=0, index=0)).shape
     (8, 8, 1)
     """
     if not isinstance(steps, samplers.Steps):
@@ -54,7 +54,7 @@ def fewer_steps(purifier: Purifier, steps: samplers.Steps) -> Purifier:
     >>> import jax.numpy as jnp, purimetry as pm
     >>> ten, two = (pm.ddpm(pm.respaced(pm.linear(), 10 * t_star), t_star) for t_star in (10, 2))
     >>> short = fewer_steps(pm.diffusion(lambda x_t, t: 0 * x_t, ten), two)
-    >>> jax.jit(short)(jnp.full((8, 8, 1), 0.5), pm.configuration(seed=0, index=0)).shape
+    >>> short(jnp.full((8, 8, 1), 0.5), pm.configuration(seed=0, index=0)).shape
     (8, 8, 1)
     """
     noise_predictor, own, step_key = parts(purifier)

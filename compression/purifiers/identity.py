@@ -7,7 +7,7 @@ def identity(x: Image, key: Key) -> Image:
     """Return the image itself.
 
     >>> import jax, jax.numpy as jnp
-    >>> identity(jnp.ones((1, 2, 1)), jax.random.key(0)).tolist()
-    [[[1.0], [1.0]]]
+    >>> bool((identity(jnp.ones((2, 2, 1)), jax.random.key(0)) == 1).all())
+    True
     """
     return x

@@ -17,7 +17,7 @@ def noise_prediction(schedule: Schedule) -> ImageLoss:
 
     >>> import jax, jax.numpy as jnp
     >>> from purimetry.compression.schedules import linear
-    >>> loss = jax.jit(noise_prediction(linear()), static_argnums=0)
+    >>> loss = noise_prediction(linear())
     >>> value = loss(lambda x_t, t: 0 * x_t, jnp.zeros((8, 8, 1)), jnp.int32(0), jax.random.key(0))
     >>> 0.5 < float(value) < 2
     True
@@ -40,8 +40,7 @@ def flow_matching(network: NoisePredictor, x: Image, label: Label, key: Key) -> 
     network: of (x_t in the diffusion's range, 999 t), as `purifiers.flow.flow` takes it.
 
     >>> import jax, jax.numpy as jnp
-    >>> loss = jax.jit(flow_matching, static_argnums=0)
-    >>> value = loss(lambda x_t, t: 0 * x_t, jnp.full((8, 8, 1), 0.5), jnp.int32(0), jax.random.key(0))
+    >>> value = flow_matching(lambda x_t, t: 0 * x_t, jnp.full((8, 8, 1), 0.5), jnp.int32(0), jax.random.key(0))
     >>> 0.5 < float(value) < 2
     True
     """
