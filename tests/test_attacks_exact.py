@@ -7,15 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from purimetry.compression import losses
 from purimetry.compression.attacks import l2, linf
-from purimetry.compression.attacks.apgd import apgd
 from purimetry.compression.attacks.fgsm import fgsm
 from purimetry.compression.attacks.pgd import cosine_decay, pgd
 
-from .test_attacks import ATTACKS, CLASSES, EDGED, IMAGES, SHAPE, WEIGHTS, N, classifier, lengths, linear, run
+from .test_attacks import (
+    ATTACKS, CLASSES, EDGED, IMAGES, SHAPE, WEIGHTS, N, classifier, lengths, linear, logits, margins, run,
+)
 
-two_classes = classifier(WEIGHTS * (jnp.arange(CLASSES) < 2), jnp.where(jnp.arange(CLASSES) < 2, 0.0, -50.0))
+COMPETES = np.arange(CLASSES) < 2
+two_classes = classifier(np.asarray(WEIGHTS) * COMPETES, np.where(COMPETES, 0.0, -50.0))
 
 
 def distance(x, slope, gap, norm):
@@ -97,7 +98,8 @@ def test_what_leaves_its_budget_is_put_back_and_judged_again():
 
 
 @pytest.mark.parametrize("attack", [
-    partial(pgd, steps=200, step_size=partial(cosine_decay, 1.0, 0.001), norm=l2), partial(apgd, norm=l2), apgd, fgsm,
+    partial(pgd, steps=200, step_size=partial(cosine_decay, 1.0, 0.001), norm=l2), ATTACKS["apgd_l2"], ATTACKS["apgd"],
+    fgsm,
 ], ids=["pgd_l2", "apgd_l2", "apgd", "fgsm"])
 def test_the_largest_margin_of_a_linear_classifier_is_found(attack):
     """Where pixels stop at black and white: what eps gains on the margin is the inverse of `distance`, strictly less
@@ -105,9 +107,8 @@ def test_the_largest_margin_of_a_linear_classifier_is_found(attack):
     norm, eps = attack(0.1).norm, 0.3
     found, labels = run(attack, eps, two_classes, EDGED, confidence=np.inf)
     weights, _, _ = (np.asarray(leaf) for leaf in jax.tree.leaves(two_classes))
-    clean = jax.vmap(losses.margin)(jax.vmap(two_classes)(jnp.asarray(EDGED)), jnp.asarray(labels))
     slope = (weights[:, 1] - weights[:, 0]) * np.where(labels == 0, 1, -1)[:, None]
-    gains = found.margin - np.asarray(clean)
+    gains = found.margin - np.asarray(margins(logits(two_classes, EDGED), labels))
     dual = np.abs(slope).sum(1) if norm is linf else np.linalg.norm(slope, axis=1)
     for x, w, gain, bound in zip(EDGED, slope, gains, eps * dual, strict=True):
         # A gain 0.1 % larger would need more than eps.
