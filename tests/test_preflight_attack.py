@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.tree_util import Partial
 
 import purimetry as pm
 from purimetry.compression import losses, preflight, preflight_attack
@@ -16,15 +17,27 @@ from .test_preflight import (
 )
 
 
+STILL = partial(pm.pgd, steps=4, step_size=0.0, start=linf.clean_start)
+
+
+def _affine(offset, scale, x):
+    return offset + scale * sound(x)
+
+
+def affine(offset, scale):
+    """Classifiers of one program."""
+    return Partial(_affine, np.float32(offset), np.float32(scale))
+
+
 @pytest.mark.parametrize("criterion, scale", [(losses.margin, 1), (losses.cross_entropy, 0.1), (losses.margin, 1000)])
 def test_gradients_of_a_sound_defence_are_usable(criterion, scale):
-    assert not found(preflight.usable_gradients, lambda x: scale * sound(x), criterion=criterion)
+    assert not found(preflight.usable_gradients, affine(0, scale), criterion=criterion)
 
 
 @pytest.mark.parametrize("classifier, purifier, criterion", [
     (sound, rounded, losses.margin),
-    (lambda x: 10 * sound(x), noisy, losses.cross_entropy),  # p(label) rounds to 1
-    (lambda x: 1 + 1e-9 * sound(x), noisy, losses.margin),  # below the rounding of the logits
+    (affine(0, 10), noisy, losses.cross_entropy),  # p(label) rounds to 1
+    (affine(1, 1e-9), noisy, losses.margin),  # below the rounding of the logits
 ])
 def test_gradients_that_are_zero_or_vanish(classifier, purifier, criterion):
     finding = only(preflight.usable_gradients, classifier, purifier, criterion=criterion)
@@ -44,9 +57,9 @@ def test_a_few_lost_gradients_are_a_warning():
 
 def test_the_probe_is_exact_for_a_linear_loss():
     """Of w . x the gradient promises eps / 8 |w|_1 wherever the range does not bind, and the step gains just that."""
-    weights = jnp.asarray(np.random.default_rng(1).normal(size=(16, 2)), jnp.float32)
+    weights = np.random.default_rng(1).normal(size=(16, 2)).astype(np.float32)
     case = claim(lambda x: x.ravel() @ weights, pm.identity, criterion=lambda logits, label: logits[0])
-    total = float(jnp.abs(weights[:, 0]).sum())
+    total = np.abs(weights[:, 0]).sum()
     np.testing.assert_allclose(case.probe.reach, EPS * total, rtol=1e-5)
     np.testing.assert_allclose(case.probe.promised, EPS / 8 * total, rtol=1e-4)  # float32 differences of the loss
     np.testing.assert_allclose(case.probe.gained, case.probe.promised, rtol=1e-4)
@@ -102,8 +115,7 @@ def test_a_clean_accuracy_that_is_not_chance_or_of_too_few_images_passes(labels)
 
 
 def test_a_loss_that_does_not_rise():
-    still = partial(pm.pgd, steps=4, step_size=0.0, start=linf.clean_start)
-    findings = found(preflight.rising_loss, attack=still)
+    findings = found(preflight.rising_loss, attack=STILL)
     assert ["from eps = 0 to 0.1" in findings[0].message, "from eps = 0.1 to 0.5" in findings[1].message] == [True] * 2
 
 
@@ -131,7 +143,7 @@ def test_an_attack_that_is_weaker_than_a_transferred_one():
 
 @pytest.mark.parametrize("others, severity", [(0, "error"), (5, "warning")])
 def test_breaking_one_image_more_is_a_warning_where_others_are_broken_instead(others, severity):
-    case = claim(attack=partial(pm.pgd, steps=1, step_size=0.0, start=linf.clean_start))
+    case = claim(attack=STILL)
     case.broken[1 : 1 + others] = True
     (finding,) = preflight_attack._weaker(case, "transfer", "another attack", np.arange(N) == 0)
     assert finding.severity == severity and finding.measured["only"] == 1 and finding.measured["missed"] == others
