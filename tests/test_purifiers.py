@@ -24,7 +24,7 @@ def drawn(build):
     return jax.device_put(jax.tree.map(lambda w: 0.5 * draw.normal(size=w.shape), pm.pure(blueprint(build))))
 
 
-NETWORK = drawn(partial(pm.UNet, 1, (8, 16), 4))
+NETWORK = drawn(partial(pm.UNet, 1, (8, 16), groups=4))
 AUTOENCODER = drawn(partial(pm.Autoencoder, (8, 8, 1), 4, channels=(4, 8)))
 VARIATIONAL = drawn(partial(pm.Variational, (8, 8, 1), 4, (4, 8)))
 
