@@ -16,23 +16,23 @@ from purimetry.compression.batches import OutOfMemory, calls_of, over_images, sh
 MEASURE = """
 import sys
 import jax, numpy as np
-from flax import nnx
 import purimetry as pm
 from functools import partial
+from purimetry.compression.networks.pure import blueprint
 
-data, n = pm.digits(), 13
-images, labels, xi = data.test_images[:n], data.test_labels[:n], pm.configurations(0, np.arange(n))
-stir = lambda net, seed: jax.tree.map(lambda a: a + 0.1 * jax.random.normal(jax.random.key(seed), a.shape), net)
-denoiser = jax.jit(lambda: stir(pm.pure(pm.UNet(1, (4,), groups=4, rngs=nnx.Rngs(0))), 1))()
-classifier = jax.jit(lambda: stir(pm.pure(pm.ConvNet((8, 8, 1), 10, (4,), rngs=nnx.Rngs(2))), 3))()
+data, n, draw = pm.digits(), 13, np.random.default_rng(2)
+images, xi = data.test_images[:n], pm.configurations(0, np.arange(n))
+drawn = lambda build: jax.device_put(jax.tree.map(lambda w: 0.5 * draw.normal(size=w.shape), pm.pure(blueprint(build))))
+denoiser = drawn(partial(pm.UNet, 1, (4,), groups=4))
+classifier = drawn(partial(pm.ConvNet, (8, 8, 1), 10, (4,)))
 purifier = pm.diffusion(denoiser, pm.ddpm(pm.respaced(pm.linear(), 100), t_star=2))
-labels = np.asarray(jax.vmap(classifier)(images).argmax(1))
+labels = np.argmax(jax.jit(jax.vmap(classifier))(images), 1)
 eps = np.full(n, 0.1, np.float32)
 rates = pm.over_images(partial(pm.expected_rates, draws=2), (purifier,), images, xi, eps, size=2)
 attack = partial(pm.pgd, steps=5)
-attacked = pm.attack_images(attack, classifier, purifier, images, labels, xi, eps=0.1, size=2)
+attacked = pm.attack_images(attack, classifier, purifier, images, labels, xi, eps=0.2, size=2)
 with pm.calls_of(2):
-    least = pm.minimum_perturbations(attack, classifier, images, labels, eps_max=0.3, halvings=4)
+    least = pm.minimum_perturbations(attack, classifier, images, labels, eps_max=0.5, halvings=4)
 leaves = jax.tree.leaves((rates, attacked, least))
 np.savez(sys.argv[1], devices=len(jax.local_devices()), **{f"{i:02d}": leaf for i, leaf in enumerate(leaves)})
 """
