@@ -29,6 +29,13 @@ def darker(x, key):
 """
 
 
+@pytest.fixture(scope="module", autouse=True)
+def small_calls():
+    """Of one size, so that runs of any number of images share their programs."""
+    with calls_of(4):
+        yield
+
+
 @pytest.fixture(scope="module")
 def told(tmp_path_factory) -> dict:
     """Options of a small run with models that take no training."""
@@ -49,8 +56,7 @@ def first(told, tmp_path_factory) -> Path:
 
 def run(configuration: Configuration) -> list:
     bench = Workbench(configuration)
-    with calls_of(4):
-        return [*robust_accuracy.run(bench), *prediction.run(bench)]
+    return [*robust_accuracy.run(bench), *prediction.run(bench)]
 
 
 def copied(folder: Path, to: Path) -> Path:
@@ -130,8 +136,7 @@ def test_what_may_differ_changes_no_row(told, first, tmp_path, other):
     """Rates, and distances, which depend on the largest budget."""
     def measured(name, **also):
         bench = Workbench(Configuration(out=tmp_path / name, images=5, **{**told, **other}, **also))
-        with calls_of(4):
-            return [rates.run(bench), minimum_perturbation.run(bench)]
+        return [rates.run(bench), minimum_perturbation.run(bench)]
 
     assert measured("grown", reuse=(first,)) == measured("alone")
 
