@@ -12,13 +12,13 @@ from purimetry.compression import denoisers, losses, randomness, rates, samplers
 from purimetry.compression.data.digits import digits
 from purimetry.compression.networks.normalisation import GroupNorm
 from purimetry.compression.networks.precision import in_precision
-from purimetry.compression.networks.pure import pure
+from purimetry.compression.networks.pure import blueprint, pure
 from purimetry.compression.networks.unet import UNet
 from purimetry.compression.purifiers import flow
 from purimetry.compression.purifiers.diffusion import diffusion
 from purimetry.experiments.configuration import Configuration
 
-X = jnp.asarray(digits().test_images[0])
+X = jax.device_put(digits().test_images[0])
 XI = randomness.configuration(0, 0)
 
 ROUNDING = 2.0**-8
@@ -28,14 +28,8 @@ LAYERS = 20
 """Products one after the other in the UNet below: 5 blocks of 3, time, in, out, and two between levels."""
 
 
-def stirred(network, seed):
-    """Away from initial weights, which predict next to nothing."""
-    draw = np.random.default_rng(seed)
-    moved = jax.tree.map(lambda leaf: leaf + 0.1 * draw.normal(size=leaf.shape), jax.device_get(network))
-    return jax.device_put(moved)
-
-
-UNET = stirred(jax.jit(lambda: pure(UNet(1, (8, 16), rngs=nnx.Rngs(0))))(), 1)
+DRAW, EMPTY = np.random.default_rng(0), pure(blueprint(partial(UNet, 1, (8, 16))))
+UNET = jax.device_put(jax.tree.map(lambda w: 0.5 * DRAW.normal(size=w.shape), EMPTY))
 NARROW = jax.jit(lambda network: in_precision(network, jnp.bfloat16))(UNET)
 
 
