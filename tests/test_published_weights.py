@@ -234,12 +234,12 @@ def test_clip_reads_the_image_tower_alone_and_from_the_whole_model(tmp_path):
     rest = {"text_model.final_layer_norm.bias": np.zeros(5, np.float32), "logit_scale": np.float32([4.6]),
             "text_projection.weight": np.zeros((3, 5), np.float32),
             "vision_model.embeddings.position_ids": np.arange(TOKENS)[None]}
-    embedded = []
+    embed, embedded = jax.jit(lambda network, x: network(x)), []
     for name, content in {"tower": tower(), "whole": tower() | rest}.items():
         save_file(content, tmp_path / f"{name}.safetensors")
-        embed = features.clip(tmp_path / f"{name}.safetensors")
-        grey = jnp.linspace(0, 1, 8 * 8).reshape(8, 8, 1)
-        embedded += [jax.jit(embed.__call__)(x) for x in (grey, jnp.tile(grey, 3))]
+        network = features.clip(tmp_path / f"{name}.safetensors")
+        grey = np.linspace(0, 1, 8 * 8).reshape(8, 8, 1)
+        embedded += [embed(network, x) for x in (grey, np.tile(grey, 3))]
     assert embedded[0].shape == (DIMS,)
     for other in embedded[1:]:
         np.testing.assert_allclose(other, embedded[0], rtol=1e-5, atol=1e-6)  # float32
