@@ -5,7 +5,6 @@ import re
 from functools import partial
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -127,7 +126,7 @@ def test_cifar_resnets_equal_torchs(option, shortcut):
     widths, statistics = (4, 8, 16), resnet.CIFAR10
     peer = randomised(CifarResNet(option, widths, 2))
     build = partial(resnet.CifarResNet, partial(resnet.Basic, shortcut), widths, (2, 2, 2), statistics, 10)
-    x = jax.random.uniform(jax.random.key(0), (3, 10, 14, 3))
+    x = np.random.default_rng(0).uniform(size=(3, 10, 14, 3)).astype(np.float32)
     ours = outputs(from_torch(build, arrays_of(peer), resnet.IGNORED), x)
     assert_equal(ours, peer(normalised(x, statistics)))
 
@@ -135,7 +134,7 @@ def test_cifar_resnets_equal_torchs(option, shortcut):
 def test_imagenet_resnet_equals_torchs():
     peer = randomised(ImageNetResNet((4, 8)))
     build = partial(resnet.ImageNetResNet, resnet.Bottleneck, (4, 8), (2, 1), resnet.IMAGENET, 7)
-    x = jax.random.uniform(jax.random.key(0), (3, 37, 44, 3))
+    x = np.random.default_rng(0).uniform(size=(3, 37, 44, 3)).astype(np.float32)
     ours = outputs(from_torch(build, arrays_of(peer), resnet.IGNORED), x)
     assert_equal(ours, peer(normalised(x, resnet.IMAGENET)))
 
@@ -193,7 +192,7 @@ class WideResNet(nn.Module):
 
 def test_wide_resnet_equals_torchs():
     peer = randomised(WideResNet(16, 2))
-    x = jax.random.uniform(jax.random.key(0), (2, 32, 32, 3))
+    x = np.random.default_rng(0).uniform(size=(2, 32, 32, 3)).astype(np.float32)
     statistics = wide_resnet.AS_IT_IS
     ours = outputs(wide_resnet.wide_resnet(arrays_of(peer), 16, 2, statistics=statistics), x)
     assert_equal(ours, peer(normalised(x, statistics)))
@@ -225,9 +224,9 @@ def test_ddpm_unet_equals_diffusers_at_several_times(config, tmp_path):
     arrays = {re.sub("to_[qkv]|to_out.0", lambda m: before_0_15[m[0]], name): array
               for name, array in arrays_of(peer).items()}
     jax.tree.map(np.testing.assert_array_equal, ddpm_unet.ddpm_unet(config, arrays), network)
-    x, t = jax.random.normal(jax.random.key(0), (3, 16, 8, 3)), jnp.array([0.0, 99.0, 999.0])
+    x, t = np.random.default_rng(0).normal(size=(3, 16, 8, 3)).astype(np.float32), np.float32([0, 99, 999])
     ours = jax.jit(jax.vmap(lambda network, x, t: network(x, t), (None, 0, 0)))(network, x, t)
-    theirs = peer(torch.tensor(np.asarray(x)).permute(0, 3, 1, 2), torch.tensor([0, 99, 999])).sample
+    theirs = peer(torch.tensor(x).permute(0, 3, 1, 2), torch.tensor([0, 99, 999])).sample
     assert_equal(ours, theirs.permute(0, 2, 3, 1), 5e-5)  # and sines of angles up to 999 in float32
 
 
@@ -305,7 +304,7 @@ def test_guided_unet_equals_torchs():
     peer = randomised(GuidedUNet())
     sizes = dict(channels=32, multiples=(1, 2), blocks=1, attention_at=(2,), head=32)
     network = guided_unet.guided_unet(arrays_of(peer), **sizes)
-    x, t = jax.random.normal(jax.random.key(0), (2, 8, 4, 3)), jnp.array([0.0, 999.0])
+    x, t = np.random.default_rng(0).normal(size=(2, 8, 4, 3)).astype(np.float32), np.float32([0, 999])
     ours = jax.jit(jax.vmap(lambda network, x, t: network(x, t), (None, 0, 0)))(network, x, t)
-    theirs = peer(torch.tensor(np.asarray(x)).permute(0, 3, 1, 2), torch.tensor([0, 999])).permute(0, 2, 3, 1)
+    theirs = peer(torch.tensor(x).permute(0, 3, 1, 2), torch.tensor([0, 999])).permute(0, 2, 3, 1)
     assert_equal(ours, theirs[..., :3], 5e-5)  # and cosines of angles up to 999 in float32
