@@ -17,9 +17,14 @@ from purimetry.experiments.workbench import BARE, Cell, Part, Workbench
 
 MODELS = """
 import jax.numpy as jnp
+import numpy as np
+import purimetry as pm
+
+digits = pm.digits()
+MEANS = np.stack([digits.train_images[digits.train_labels == c].mean(0).ravel() for c in range(10)])
 
 def classifier(x):
-    return jnp.stack([x[:, :4].mean(), x[:, 4:].mean(), x[:4].mean()] + 7 * [0.1 * x.mean()])
+    return 5 * (MEANS @ x.ravel() - (MEANS**2).sum(1) / 2)
 
 def denoiser(x, t):
     return jnp.tanh(x)
