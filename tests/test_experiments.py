@@ -148,9 +148,9 @@ def test_the_bare_classifier_is_measured_before_other_networks_are_there(folder,
     for name in ("minimum_perturbation", "preflight", "robust_accuracy", "prediction", "anchors", "hypotheses"):
         early = [piece for piece in import_module(f"purimetry.experiments.{name}").pieces(bench)
                  if piece.needs == ("classifier",)]
-        assert [piece.program for piece in early] == [BARE]
+        assert len(early) == 1
         early[0].compute()
-    assert shards(tmp_path)
+    assert shards(tmp_path) and all(f"/{BARE}" in shard for shard in shards(tmp_path))
 
 
 def test_every_experiment_has_a_place_in_the_report():
