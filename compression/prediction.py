@@ -20,7 +20,7 @@ from .checks import (
 from .losses import defended, margins
 from .purifiers.identity import identity
 from .purifiers.purify import purify
-from .rates import pulled_back, rate_images
+from .rates import PulledBack, pulled_back, rate_images
 from .survival import Survival
 from .types import Budget, Classifier, Image, Key, Label, Purifier, Scalar
 
@@ -89,7 +89,11 @@ def first_order_margin(
 ) -> Scalar:
     """The largest margin within eps and [0, 1] of the defence linearised at x: one gradient; < 0 withstands."""
     check_image(x)
-    found = pulled_back(classifier, purifier, x, label, key)
+    return linear_margin(pulled_back(classifier, purifier, x, label, key), x, eps)
+
+
+def linear_margin(found: PulledBack, x: Image, eps: Budget) -> Scalar:
+    """The largest margin that a defence of this margin and gradient at x, were it linear, has within eps and [0, 1]."""
     return found.margin + linear_gain(found.at_image, x, x, eps)
 
 

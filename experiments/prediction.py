@@ -27,7 +27,7 @@ from jaxtyping import Float
 from ..compression.batches import over_images
 from ..compression.prediction import (
     CANDIDATES, RIVALS, SEGMENT, STEP_SIZES, by_survival, extrapolated_margin, fit_sigmoid, image_wise, likely_rivals,
-    linear_gain, short_attack,
+    linear_margin, short_attack,
 )
 from ..compression.rates import pulled_back
 from ..compression.records import Arrays, Measurement
@@ -64,7 +64,7 @@ def probes(bench: Workbench, cell: Cell, eps: float) -> Arrays:
 def _first_order(classifier, purifier, x, label, key, eps):
     """The adversarial rate and the margin of the linearised defence, which share their gradient."""
     found = pulled_back(classifier, purifier, x, label, key)
-    return found.rate, found.margin + linear_gain(found.at_image, x, x, eps)
+    return found.rate, linear_margin(found, x, eps)
 
 
 def survivors(bench: Workbench, cell: Cell, eps: float) -> Arrays:

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from purimetry.compression.batches import NonFinite
 from purimetry.compression.records import RecordError
-from purimetry.experiments import progress
+from purimetry.experiments import preflight, progress, rates, robust_accuracy, training
 from purimetry.experiments import workers as module
 from purimetry.experiments.configuration import Configuration
-from purimetry.experiments.pieces import Piece, groups
-from purimetry.experiments.workbench import Unmet
+from purimetry.experiments.pieces import Group, Piece, groups
+from purimetry.experiments.workbench import Unmet, Workbench
 from purimetry.experiments.workers import Workers, workers
 
 
@@ -143,3 +143,15 @@ def test_an_error_is_raised_when_its_own_experiment_is_computed(threads):
     with pytest.raises(Unmet, match="no such network"):
         threads(compute, plan)
     assert returned == ["first"]
+
+
+def test_attacks_wait_for_rates_and_not_for_preflight_which_waits_for_networks(tmp_path):
+    bench = Workbench(Configuration(out=tmp_path, images=4))
+
+    def whole(experiment):
+        pieces = experiment.pieces(bench)
+        return Group.of(experiment.__name__, pieces, range(len(pieces)))
+
+    attacks, checks = whole(robust_accuracy), whole(preflight)
+    assert not attacks.may_start([whole(rates)]) and attacks.may_start([checks])
+    assert not checks.may_start([whole(training)])
