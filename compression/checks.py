@@ -160,8 +160,14 @@ def check_purifier(purifier: Purifier, images, keys) -> None:
         )
     if not np.isfinite(once).all():
         raise FloatingPointError("the purifier gives non-finite pixels; check its weights, schedule and t*")
-    if once.min() < 0 or once.max() > 1:
-        raise ValueError(f"a purifier must return pixels in [0, 1], got [{once.min():g}, {once.max():g}]; clip them")
+    check_range(once)
+
+
+def check_range(purified: Float[np.ndarray, "n height width channel"]) -> None:
+    """Raise unless these purified images lie in [0, 1]."""
+    low, high = purified.min(), purified.max()
+    if low < 0 or high > 1:
+        raise ValueError(f"a purifier must return pixels in [0, 1], got [{low:g}, {high:g}]; clip them")
 
 
 @jax.jit

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 
 from .attacks.iterative import Iterative
 from .attacks.pgd import converged_pgd
-from .attacks.search import attack_images
+from .attacks.search import attack_images, judged
 from .attacks.square import square
 from .batches import over_images, shard_size
 from .losses import Criterion, View, defended, margin
@@ -81,15 +81,21 @@ class Claim:
 
     def margins(self, images) -> Float[np.ndarray, "n"]:
         """The defence's own margin at each image, with that image's xi; >= 0 is misclassified."""
-        shared = self.classifier, self.purifier
-        return over_images(partial(view_margin, self.view), shared, images, self.labels, self.keys)
+        return self._judged(self.view, self.purifier, images)
+
+    def _judged(self, view: View, purifier: Purifier, images) -> Float[np.ndarray, "n"]:
+        return judged(view, self.classifier, purifier, images, self.labels, self.keys, self._size).max(1)
+
+    @property
+    def _size(self) -> int:
+        """Images in one compiled call."""
+        return min(shard_size(self.images), len(self.images))
 
     def attacked(self, eps: float, attack: Callable | None = None, **other) -> AttackResult:
         """Every image attacked to the last step, by the attack in question and on what it sees unless told others."""
         given = {"classifier": self.classifier, "purifier": self.followed, "images": self.images, "labels": self.labels,
                  "keys": self.keys, "criterion": self.criterion, "view": self.view} | other
-        return attack_images(attack or self.attack, eps=eps, confidence=np.inf, **given,
-                             size=min(shard_size(self.images), len(self.images)))
+        return attack_images(attack or self.attack, eps=eps, confidence=np.inf, size=self._size, **given)
 
     @cached_property
     def clean(self) -> Bool[np.ndarray, "n"]:
@@ -99,8 +105,7 @@ class Claim:
     @cached_property
     def bare(self) -> Bool[np.ndarray, "n"]:
         """Whether the classifier alone is right on each image."""
-        shared = self.classifier, identity
-        return over_images(partial(view_margin, defended), shared, self.images, self.labels, self.keys) < 0
+        return self._judged(defended, identity, self.images) < 0
 
     @cached_property
     def rise(self) -> dict[float, Float[np.ndarray, "n"]]:
@@ -122,16 +127,16 @@ class Claim:
 
 def _probe(view, criterion, classifier, purifier, x, label, key, eps):
     loss = view(classifier, purifier, label, criterion)
-    start, at = step_key(key, PROBE, 0), lambda x: loss(x, key).ascent
-    point = jnp.clip(x + jax.random.uniform(start, x.shape, minval=-eps, maxval=eps), 0, 1)
-    margins = loss(point, key).margins
-    value, gradient = jax.value_and_grad(at)(point)
+    shift = jax.random.uniform(step_key(key, PROBE, 0), x.shape, minval=-eps, maxval=eps)
+    point = jnp.clip(x + shift, 0, 1)
+    (value, margins), gradient = jax.value_and_grad(lambda x: tuple(loss(x, key)), has_aux=True)(point)
     finite = jnp.isfinite(value) & jnp.isfinite(gradient).all()
     gradient = jnp.nan_to_num(gradient, posinf=0, neginf=0)
-    ahead, behind = (jnp.clip(point + h * jnp.sign(gradient), 0, 1) for h in (eps / 8, -eps / 8))
+    ahead, behind = ends = jnp.clip(point + jnp.stack([eps, -eps])[:, None, None, None] / 8 * jnp.sign(gradient), 0, 1)
+    higher, lower = jax.lax.map(lambda x: loss(x, key).ascent, ends)  # one copy of the defence, which compiles faster
     size = jnp.abs(jnp.where(jnp.isfinite(margins), margins, 0)).max()
     half = jnp.vdot(gradient, ahead - behind) / 2
-    gained = jnp.nan_to_num((at(ahead) - at(behind)) / 2, posinf=0, neginf=0)
+    gained = jnp.nan_to_num((higher - lower) / 2, posinf=0, neginf=0)
     return Probe(finite, eps * jnp.abs(gradient).sum(), jnp.finfo(x.dtype).eps * jnp.maximum(size, 1), half, gained)
 
 

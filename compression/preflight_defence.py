@@ -9,7 +9,7 @@ import numpy as np
 
 from .batches import over_images
 from .callables import as_pytree
-from .checks import check_classifier, check_labels, check_purifier, traced_twice
+from .checks import check_classifier, check_labels, check_range, traced_twice
 from .claim import Claim, view_margin
 from .findings import Finding
 from .first_layer import first_layer_input
@@ -40,14 +40,15 @@ NORMALISATIONS = {
 
 
 def fixed_randomness(claim: Claim) -> Iterator[Finding]:
-    """The same image and key give the same output, when traced twice and when run twice."""
+    """The same image and key give the same pixels and margins, when traced twice and when run twice."""
     parts = (claim.view, as_pytree(claim.classifier), as_pytree(claim.purifier))
-    outputs = [_twice(*parts, jnp.asarray(claim.images), jnp.asarray(claim.labels), claim.keys) for _ in range(2)]
-    (first, *others) = [np.asarray(margins) for pair in outputs for margins in pair]
-    spread = max(float(np.nanmax(np.abs(other - first), initial=0)) for other in others)
-    if not all(np.array_equal(first, other, equal_nan=True) for other in others):
-        yield Finding("fixed_randomness", "error", f"the output is random although its key is fixed (margins differ by "
-                      f"up to {spread:g})", "draw all noise from the key that the purifier is given",
+    rows = jnp.asarray(claim.images), jnp.asarray(claim.labels), claim.keys
+    first, *others = (jax.device_get(once) for _ in range(2) for once in _twice(*parts, *rows))
+    pairs = [pair for other in others for pair in zip(first, other, strict=True)]
+    if not all(np.array_equal(*pair, equal_nan=True) for pair in pairs):
+        spread = max(float(np.nanmax(np.abs(a - b), initial=0)) for a, b in pairs)
+        yield Finding("fixed_randomness", "error", "the output is random although its key is fixed (pixels or margins "
+                      f"differ by up to {spread:g})", "draw all noise from the key that the purifier is given",
                       {"spread": spread})
 
 
@@ -66,7 +67,7 @@ def logits(claim: Claim) -> Iterator[Finding]:
 
 def purified_pixels(claim: Claim) -> Iterator[Finding]:
     """The purifier gives finite pixels in [0, 1]."""
-    yield from _refused("purified_pixels", check_purifier, claim.purifier, claim.images, claim.keys)
+    yield from _refused("purified_pixels", lambda: check_range(purify(claim.purifier, claim.images, claim.keys)))
 
 
 def _refused(name: str, check: Callable, *arguments) -> Iterator[Finding]:
@@ -171,7 +172,8 @@ def same_defence(claim: Claim) -> Iterator[Finding]:
 
 @partial(jax.jit, static_argnums=0)
 def _twice(view, classifier, purifier, images, labels, keys):
-    return traced_twice(lambda *row: view_margin(view, classifier, purifier, *row), images, labels, keys)
+    outputs = lambda x, label, key: (purifier(x, key), view_margin(view, classifier, purifier, x, label, key))
+    return traced_twice(outputs, images, labels, keys)
 
 
 def _logits(classifier, x):
@@ -191,4 +193,4 @@ def _noise_errors(predictor, x, key, left, told):
     noise = normal(step_key(key, PROBE, 1), x)
     x_t = left * (2 * x - 1) + jnp.sqrt(1 - left**2) * noise
     error = lambda factor: jnp.mean((predictor(x_t, told * factor) - noise) ** 2)
-    return jnp.stack([error(jnp.float32(factor)) for factor in FACTORS])
+    return jax.lax.map(error, jnp.array(FACTORS, jnp.float32))  # a network of each would take long to compile

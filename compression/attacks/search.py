@@ -69,7 +69,7 @@ def attack_images(
         return over_images(function, shared, *rows, *more, which=which, size=size, name="attack")
 
     def judge(which, candidates):
-        return _judged(view, classifier, purifier, candidates, labels, keys, size, which)
+        return judged(view, classifier, purifier, candidates, labels, keys, size, which)
 
     def attacked():
         return np.flatnonzero(search.merit < confidence)
@@ -116,11 +116,16 @@ def judge_images(
     labels = check_labels(labels, len(images), check_classifier(classifier, images[:2]))
     check_keys(keys, len(images))
     check_shape(purifier, images[0], keys[0])
-    return _judged(defended, classifier, purifier, images, labels, keys, size).max(1)
+    return judged(defended, classifier, purifier, images, labels, keys, size).max(1)
 
 
-def _judged(view, classifier, purifier, candidates, labels, keys, size, which=None):
-    """All margins of one input an image, by a forward pass; one program for all attacks that share a view."""
+def judged(
+    view: View, classifier: Classifier, purifier: Purifier, candidates, labels, keys, size: int | None, which=None
+) -> Float[np.ndarray, "n classes"]:
+    """All margins of one input an image, by a forward pass; one program for all attacks that share a view.
+
+    The true class's is the lowest finite number, so that what is not finite is an error.
+    """
     return over_images(partial(_margins, view), (classifier, purifier), candidates, labels, keys, which=which,
                        size=size, name="attack")
 
@@ -131,7 +136,6 @@ def _put(search, which, part):
 
 
 def _margins(view, classifier, purifier, x, label, key):
-    """Lowest finite number in place of the true class's -inf, so that what is not finite is an error."""
     return jnp.maximum(view(classifier, purifier, label, margin)(x, key).margins, jnp.finfo(x.dtype).min)
 
 
