@@ -38,6 +38,10 @@ class Group(NamedTuple):
         needs = None if anything else programs.union(*(piece.needs for piece in chosen))
         return cls(experiment, numbers, programs, needs, sum(piece.cost for piece in chosen))
 
+    def shares(self, other: "Group") -> bool:
+        """Whether it is of the same experiment and of programs of the other's, so that compiled code serves both."""
+        return self.experiment == other.experiment and bool(self.programs & other.programs)
+
     def may_start(self, unfinished: Iterable["Group"]) -> bool:
         """Whether it may while these groups of experiments before its own are not done.
 

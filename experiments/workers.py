@@ -4,13 +4,14 @@ XLA on CPU uses little more than one core for programs of this size, so a proces
 fast. One thread each also makes results independent of the number of cores and of processes, bit for bit.
 """
 
+import gc
 import itertools
 import multiprocessing
 import os
 import threading
 import time
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -76,7 +77,20 @@ class Workers:
         return [Group.of(experiment, pieces, (numbers[i] for i in group)) for group in together]
 
     def _start(self, planned: list[list[Group]], rest: Iterable[tuple[str, Sequence[Piece]]]) -> None:
-        """Give every process that has none a group that may start, those of the first experiments first.
+        """Give every process that has none a group that may start.
+
+        Rather one of programs that no other process is compiling, as long as there is one: each compiles for itself.
+        """
+        while len(self._running) < self.count:
+            ready = self._ready(planned, rest)
+            if (first := next(ready, None)) is None:
+                return
+            alone = (g for g in itertools.chain([first], ready) if not any(map(g.shares, self._running.values())))
+            group = next(alone, first)
+            self._running[self.executor.submit(_compute, group.experiment, group.numbers)] = group
+
+    def _ready(self, planned: list[list[Group]], rest: Iterable[tuple[str, Sequence[Piece]]]) -> Iterator[Group]:
+        """Groups that may start, those of the first experiments first.
 
         planned: groups of the experiments so far, to which those of `rest` are added as they are looked at.
         """
@@ -87,11 +101,7 @@ class Workers:
                     return
                 planned.append(self._groups(*coming, range(len(coming[1]))))
             left = [group for group in planned[number] if group not in self._done]
-            for group in left:
-                if len(self._running) == self.count:
-                    return
-                if group not in self._running.values() and group.may_start(unfinished):
-                    self._running[self.executor.submit(_compute, group.experiment, group.numbers)] = group
+            yield from (g for g in left if g not in self._running.values() and g.may_start(unfinished))
             if any(group.needs is None for group in planned[number]):
                 return  # they do not say what they leave behind, so whatever comes after waits for all of them
             unfinished += left
@@ -137,6 +147,9 @@ def _default() -> int:
 _bench = None
 """A worker process's own workbench."""
 
+_compiled: tuple[str, frozenset[Hashable]] | None = None
+"""Of which experiment and programs it has compiled code."""
+
 
 def reproducible() -> None:
     """Let this process, and those it starts, compute the same bits on any machine of a kind; before JAX is imported.
@@ -150,6 +163,11 @@ def reproducible() -> None:
     os.environ["JAX_DEFAULT_MATMUL_PRECISION"] = "highest"
 
 
+def seldom_collect() -> None:
+    """Let Python look for garbage seldom: what tracing makes lives on, and to go through it takes a twentieth of it."""
+    gc.set_threshold(50_000)
+
+
 def is_reproducible() -> bool:
     """Whether this process has one thread, as those of `reproducible` have; sums are in another order otherwise."""
     return os.environ.get("NPROC") == "1"
@@ -161,6 +179,7 @@ def _begin(configuration: Configuration, bars) -> None:
     import signal
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process ends us
+    seldom_collect()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     progress.send_to(bars)
     warnings.showwarning = progress.warn
@@ -175,12 +194,16 @@ def _end_with_parent() -> None:
 
 
 def _compute(experiment: str, numbers: Sequence[int]) -> None:
+    global _compiled
     import jax
 
     from ..compression.batches import calls_of
 
     pieces = import_module(f".{experiment}", __package__).pieces(_bench)
+    needed = experiment, frozenset(pieces[number].program for number in numbers)
+    if needed != _compiled:
+        jax.clear_caches()  # keeping the programs of all groups takes gigabytes
+        _compiled = needed
     with calls_of(_bench.configuration.batch):
         for number in numbers:
             pieces[number].compute()
-    jax.clear_caches()  # the next group has programs of its own; keeping all of them takes gigabytes

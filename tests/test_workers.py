@@ -112,6 +112,21 @@ def test_a_process_without_work_begins_with_later_experiments(threads):
     assert sorted(computed, key=str) == sorted(((e, p.program) for e in PLAN for p in PLAN[e]), key=str)
 
 
+def test_a_program_is_compiled_by_two_processes_only_where_nothing_else_is_left(threads):
+    plan = {"rates": [Piece(5, 1, print, ()) for _ in range(3)], "preflight": [Piece("checks", 1, print, ())]}
+    checks, both = threading.Event(), threading.Barrier(2, timeout=60)
+
+    def compute(experiment, numbers):
+        if experiment == "preflight":
+            checks.set()
+        elif numbers == (0,):
+            assert checks.wait(60)
+        else:
+            both.wait()
+
+    threads(compute, plan)
+
+
 def test_no_group_begins_before_what_it_needs(threads):
     lock, finished = threading.Lock(), set()
     order = list(PLAN)
