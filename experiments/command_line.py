@@ -105,7 +105,7 @@ class Reproduce:
     all: bool = False
     """Every experiment of `purimetry list` instead of the main job's, more than half an hour on 2 cores."""
     quick: bool = False
-    """A tour of four minutes on a small grid; its numbers are only indicative."""
+    """A tour of two minutes on a small grid; its numbers are only indicative."""
     forecast: bool = False
     """Only say how long it would take; networks are trained first where they are not there yet."""
     configuration: Annotated[Configuration, tyro.conf.arg(name="")] = field(default_factory=Configuration)
@@ -239,9 +239,10 @@ def _needing_peers(name: str):
 
 
 def _run(names: list[str], configuration: Configuration, only_forecast: bool = False) -> None:
-    from .workers import reproducible, workers
+    from .workers import reproducible, seldom_collect, workers
 
     reproducible()
+    seldom_collect()
     hosts.join(configuration)
     import jax
 

@@ -102,10 +102,10 @@ def test_a_foreign_folder_is_an_error_and_not_a_traceback(tmp_path, capsys):
 
 def test_quick_is_a_smaller_run_of_the_same_kind():
     full, tour = Configuration().resolved(), quick(Configuration())
-    assert tour.images < full.images and set(tour.samplers) < set(full.samplers)
+    assert tour.images < full.images and set(tour.t_stars) < set(full.t_stars) and tour.samplers == full.samplers
     assert tour.determinants().keys() == full.determinants().keys()
     assert "Quick tour" in tour.note and quick(Configuration(note="mine")).note == "mine"
-    assert (tour.samplers, tour.t_stars, tour.eps, tour.images) == (("ddpm", "ddim"), (2, 5), (0.1,), 32)
+    assert (tour.t_stars, tour.eps, tour.images) == ((5,), (0.1,), 32)
 
 
 def test_a_quick_tour_keeps_what_it_is_told_to_measure():
@@ -113,7 +113,7 @@ def test_a_quick_tour_keeps_what_it_is_told_to_measure():
     tour = quick(Configuration(**told))
     assert all(getattr(tour, name) == value for name, value in told.items())
     colour = quick(Configuration(dataset="cifar10"))
-    assert (colour.eps, colour.images, colour.t_stars) == ((2 / 255,), 8, (2, 5))
+    assert (colour.eps, colour.images, colour.t_stars) == ((2 / 255,), 8, (2,))
     assert quick(Configuration(purifiers=("mine.py:blur",))).samplers == ()
 
 
