@@ -1,5 +1,6 @@
 """The strict environment of every test."""
 
+import gc
 import os
 import sys
 from importlib.metadata import version
@@ -17,6 +18,9 @@ QUICK = "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_cou
 if version("jaxlib").startswith("0.10."):
     QUICK += " --xla_cpu_use_fusion_emitters=false"
 os.environ["XLA_FLAGS"] = f"{QUICK} {os.environ.get('XLA_FLAGS', '')}"
+
+# Where each operation was written is not asked of programs that are run a few times; it takes long to look up.
+os.environ["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"] = "0"
 
 # Figures are drawn to files; no test may need a display.
 os.environ["MPLBACKEND"] = "agg"
@@ -41,6 +45,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """
     longest = ("test_experiments.py", "test_resume.py", "test_structure.py", "test_attacks.py")
     items.sort(key=lambda item: longest.index(item.path.name) if item.path.name in longest else len(longest))
+
+
+def pytest_collection_finish() -> None:
+    """Look for garbage seldom, and not among what was imported: that takes a twentieth of the suite's time."""
+    gc.freeze()
+    gc.set_threshold(50_000)
 
 
 @pytest.fixture(scope="module", autouse=True)
