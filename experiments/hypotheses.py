@@ -4,10 +4,12 @@ Command: purimetry run hypotheses
 Time: 15 seconds, after `distribution` and what it joins.
 Expect: (A) contradicted at eps = 0.1, where attacked images end 0.10 pixel (l2) further from their clean image, and
 supported at 0.2, 0.08 closer; it is t* that decides: closer up to t* = 2, further from 10 on at 0.1. (B) supported:
-distributions come closer at both budgets, and the closer, the more robust at 0.1 (-0.65), undecided at 0.2 (-0.88);
-whether the rate orders purifiers better is undecided (-0.05 at both). (C) contradicted at 0.1: a rank correlation of
--0.70 is no law, and samplers lie 7 points apart around one sigmoid, since clean accuracy falls with t* too; undecided
-at 0.2 (-0.93, 4 points). (D) contradicted: the bare classifier's survival is 12 and 23 points too high.
+distributions come closer at both budgets, and the closer, the more robust at 0.1 (-0.63), undecided at 0.2 (-0.88);
+whether the rate orders purifiers better is undecided at 0.1 and hardly decided at 0.2 (-0.06 at both), for halves of
+the images blur the distance's order more than the rate's, so the interval leans to the rate. (C) contradicted at 0.1: a
+rank correlation of -0.69 is no law, and samplers lie 7 points apart around one sigmoid, since clean accuracy falls with
+t* too; undecided at 0.2 (-0.94, 5 points). (D) contradicted: the bare classifier's survival is 12 and 23 points too
+high.
 
 Each claim says where an effect lies; it is supported or contradicted where the effect's whole 95 % bootstrap interval
 over images is on one side, else undecided, with the number of images that would decide. Purifiers are those of the

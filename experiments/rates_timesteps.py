@@ -4,7 +4,7 @@ Command: purimetry run rates_timesteps
 Time: about 2 minutes on 2 cores of an AMD EPYC, after the grid's rates and robust accuracy.
 Expect: clean accuracy that falls from 97 % to chance (12 %) between t* = 20 and 70 (DDPM: 60), robust accuracy that
 peaks at t* = 5 (DDPM) and 15 (reverse-only). No S-shape: from t = 200 to 700, where the paper's reverse-only rate
-rises, ours falls, from 0.27 to 0.13. Both samplers' mean rates seem to rise once, by 0.03 and 0.04 after t* = 20 and
+rises, ours falls, from 0.27 to 0.14. Both samplers' mean rates seem to rise once, by 0.03 and 0.04 after t* = 20 and
 30, but 128 images do not decide that (about 1,300 would), and the median falls: a few images, up to 5 % with rates
 above 1, carry the mean there.
 

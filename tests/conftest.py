@@ -3,6 +3,7 @@
 import gc
 import os
 import sys
+from functools import cache
 from importlib.metadata import version
 
 import pytest
@@ -29,10 +30,10 @@ os.environ["MPLBACKEND"] = "agg"
 def pytest_configure(config: pytest.Config) -> None:
     """Keep compiled programs between processes and runs, in pytest's own cache unless that is switched off.
 
-    JAX keys them by program, compiler and machine; those that compile in less than a tenth of a second are not kept.
+    JAX keys them by program, compiler and machine; those that compile in less than half a second are not kept.
     It writes an entry in place, so one that another process has not finished is compiled again.
     """
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
     config.addinivalue_line("filterwarnings", "ignore:Error reading persistent compilation cache entry:UserWarning")
     if hasattr(config, "cache"):
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(config.cache.mkdir("jax")))
@@ -59,6 +60,16 @@ def forget():
     yield
     if "jax" in sys.modules:
         sys.modules["jax"].clear_caches()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_context():
+    """JAX makes a compiler context for every program, which takes longer than a small program; one serves a file."""
+    from jax._src.interpreters import mlir
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mlir, "make_ir_context", cache(mlir.make_ir_context))
+        yield
 
 
 @pytest.fixture

@@ -127,7 +127,8 @@ def test_what_is_no_logits(classifier, severity, message):
 
 def test_pixels_that_are_none():
     assert "pixels in [0, 1]" in only(preflight.purified_pixels, purifier=lambda x, key: 2 * x - 1).message
-    assert "is not finite for image 0 (24 of 24" in only(preflight.purified_pixels, purifier=lambda x, key: x / 0).message
+    message = only(preflight.purified_pixels, purifier=lambda x, key: x / 0).message
+    assert "is not finite for image 0 (24 of 24" in message
 
 
 def no_slope(x, key):
