@@ -1,7 +1,7 @@
 """Checks before any robust accuracy is believed: of the bare classifier and of each sampler at the middle t*.
 
 Command: purimetry run preflight
-Time: about 75 s on 2 cores of an AMD EPYC.
+Time: under a minute on 2 cores of an Intel Xeon.
 Expect: all 56 checks of digits find nothing, or one warns of a single image (the networks are the machine's own), as do
 the 56 of CIFAR-10 at t* = 2.
 
