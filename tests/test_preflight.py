@@ -114,6 +114,12 @@ def test_random_output_at_a_fixed_key(purifier):
     assert "random although its key is fixed" in finding.message and finding.measured["spread"] > 0.1
 
 
+def test_random_pixels_at_a_fixed_key_that_no_margin_shows():
+    restless, unseen = Restless(True), lambda x: sound(x.at[0, 0].set(0.5))
+    corner = lambda x, key: x.at[0, 0].set(restless(x, key)[0, 0])
+    assert "pixels or margins" in only(preflight.fixed_randomness, unseen, corner).message
+
+
 @pytest.mark.parametrize("classifier, severity, message", [
     (lambda x: jax.nn.softmax(sound(x)), "error", "probabilities"),
     (lambda x: jax.nn.sigmoid(sound(x)), "warning", r"all outputs lie in \[0, 1\]"),
