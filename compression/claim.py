@@ -132,7 +132,8 @@ def _probe(view, criterion, classifier, purifier, x, label, key, eps):
     (value, margins), gradient = jax.value_and_grad(lambda x: tuple(loss(x, key)), has_aux=True)(point)
     finite = jnp.isfinite(value) & jnp.isfinite(gradient).all()
     gradient = jnp.nan_to_num(gradient, posinf=0, neginf=0)
-    ahead, behind = ends = jnp.clip(point + jnp.stack([eps, -eps])[:, None, None, None] / 8 * jnp.sign(gradient), 0, 1)
+    ahead, behind = (jnp.clip(point + h * jnp.sign(gradient), 0, 1) for h in (eps / 8, -eps / 8))
+    ends = jnp.stack([ahead, behind])
     higher, lower = jax.lax.map(lambda x: loss(x, key).ascent, ends)  # one copy of the defence, which compiles faster
     size = jnp.abs(jnp.where(jnp.isfinite(margins), margins, 0)).max()
     half = jnp.vdot(gradient, ahead - behind) / 2

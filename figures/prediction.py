@@ -19,7 +19,7 @@ __all__ = ["TITLE", "CAPTION", "draw", "tables"]
 TITLE = "Robust accuracy predicted from compression"
 CAPTION = (
     "(a) Measured robust accuracy (converged attack, fixed randomness) against the expected l2 rate, with a "
-    "sigmoid fitted for each budget; the diamond at rate 0 is the purifiers' mean clean accuracy, which the "
+    "sigmoid fitted for each budget of enough purifiers; the diamond at rate 0 is their mean clean accuracy, which the "
     "curves should meet. (b) Predicted against measured robust accuracy for every purifier and budget: the "
     "paper's prediction, made without any gradient of the purifier, and ours. The grey band reaches 3 points to either "
     "side of equality. Filled markers are the first budget. Bars are 95 % intervals over images."

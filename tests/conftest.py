@@ -49,9 +49,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Look for garbage seldom, and not among what was imported: that takes a twentieth of the suite's time."""
+    """Look for garbage as seldom as runs do, and not among what was imported."""
+    from purimetry.experiments.workers import seldom_collect
+
     gc.freeze()
-    gc.set_threshold(50_000)
+    seldom_collect()
 
 
 @pytest.fixture(scope="module", autouse=True)

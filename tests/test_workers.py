@@ -2,7 +2,9 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 from purimetry.compression.batches import NonFinite
@@ -125,6 +127,19 @@ def test_a_program_is_compiled_by_two_processes_only_where_nothing_else_is_left(
             both.wait()
 
     threads(compute, plan)
+
+
+def test_a_process_keeps_its_programs_while_its_next_group_has_the_same(monkeypatch):
+    work, cleared = pieces(("a", 1), ("a", 1), ("b", 1)), []
+    monkeypatch.setattr(module, "import_module", lambda *_: SimpleNamespace(pieces=lambda bench: work))
+    monkeypatch.setattr(module, "_bench", SimpleNamespace(configuration=Configuration()))
+    monkeypatch.setattr(module, "_compiled", None)
+    monkeypatch.setattr(jax, "clear_caches", lambda: cleared.append(True))
+    counts = []
+    for experiment, number in (("rates", 0), ("rates", 1), ("rates", 2), ("prediction", 2)):
+        module._compute(experiment, (number,))
+        counts.append(len(cleared))
+    assert counts == [1, 1, 2, 3]
 
 
 def test_no_group_begins_before_what_it_needs(threads):
